@@ -1,0 +1,16 @@
+//! Everything keyvault-sync decides: parse, validate, plan. No clock, no network, no Kubernetes client, no log.
+//! Reading the world and changing it is left to `keyvault-sync-vault` and the operator.
+
+mod certificate;
+pub mod chain;
+pub mod claims;
+pub mod fingerprint;
+pub mod grants;
+pub mod key;
+pub mod names;
+pub mod ownership;
+pub mod pem;
+pub mod pfx;
+pub mod push;
+pub mod reason;
+pub mod secret_bytes;
