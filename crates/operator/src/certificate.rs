@@ -1,0 +1,230 @@
+//! The certificate controller: one claim → the vault. Observe, resolve, decide, apply, report, one vault write a round.
+//! Which claims there are is left to the sync controller; what to do, to `keyvault_sync_core::push`.
+
+pub(crate) mod apply;
+pub(crate) mod observe;
+pub(crate) mod resolve;
+pub(crate) mod status;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use keyvault_sync_api::KeyVaultCertificate;
+use keyvault_sync_core::chain::CertificateChain;
+use keyvault_sync_core::push::{Look, Next, Observed, Record, decide};
+use keyvault_sync_core::reason::{Problem, Reason};
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::context::Context;
+use crate::pace::Permit;
+use observe::Route;
+use status::Outcome;
+
+/// A round looks at most at the Secret, the newest and the recorded version, twice if it had to wait for its turn.
+const STEPS_MAX: usize = 8;
+/// What a race with another writer costs.
+pub(crate) const RACE_RETRY: Duration = Duration::from_millis(250);
+
+/// Works on one claim.
+pub(crate) async fn reconcile(
+    claim: Arc<KeyVaultCertificate>,
+    context: Arc<Context>,
+) -> Result<Action, Infallible> {
+    if context.stop.is_cancelled() {
+        return Ok(Action::await_change());
+    }
+    let claim = context.written.newest(claim);
+    if claim.spec.release.is_some() {
+        return Ok(apply::give_up(&claim, &context).await);
+    }
+    Ok(Round::begin(claim, &context).run().await)
+}
+
+/// One round over one claim.
+struct Round<'a> {
+    context: &'a Context,
+    claim: Arc<KeyVaultCertificate>,
+    route: Result<Route, Problem>,
+    observed: Observed,
+    /// The Secret's content while it is in memory, and its place there.
+    content: Option<(CertificateChain, OwnedSemaphorePermit)>,
+    permit: Option<Permit>,
+}
+
+impl<'a> Round<'a> {
+    fn begin(claim: Arc<KeyVaultCertificate>, context: &'a Context) -> Self {
+        let route = observe::route(&claim, context);
+        let observed = observe::from_cluster(&claim, &route, context);
+        Self { context, claim, route, observed, content: None, permit: None }
+    }
+
+    async fn run(mut self) -> Action {
+        for _ in 0..STEPS_MAX {
+            let next = decide(&self.observed);
+            let end = match next {
+                Next::ReadSecret => self.read_secret().await,
+                Next::ReadNewest => self.read_newest().await,
+                Next::ReadRecorded => self.read_recorded().await,
+                Next::Write(write) => return apply::write(self, write).await,
+                Next::Wait { until } => return wait_until(until, self.observed.now),
+                Next::Suspended => Some(Outcome::Suspended),
+                Next::Refuse(problem) => Some(Outcome::refused(problem, &self.observed)),
+                Next::InSync { record } => match self.in_sync(record) {
+                    Some(outcome) => Some(outcome),
+                    // Whether the chain was complete is known from the Secret alone.
+                    None => self.read_secret().await,
+                },
+            };
+            match end {
+                None => {}
+                Some(Outcome::Interrupted) => return Action::await_change(),
+                Some(outcome) => return self.end(outcome).await,
+            }
+        }
+        let problem = Problem::new(
+            Reason::InternalError,
+            format!("no decision on {} after {STEPS_MAX} steps: please report this", self.claim.name_any()),
+        );
+        self.end(Outcome::problem(problem)).await
+    }
+
+    /// In sync, with the word on the chain; `None` while that needs the Secret.
+    fn in_sync(&self, record: Option<Record>) -> Option<Outcome> {
+        if let Some((chain, _)) = &self.content {
+            let warning = chain.incomplete().map(str::to_owned);
+            return Some(Outcome::InSync { record, warning });
+        }
+        match self.observed.memory.reason {
+            Some(Reason::Synced) => Some(Outcome::InSync { record, warning: None }),
+            Some(Reason::IncompleteChain) => {
+                Some(Outcome::InSync { record, warning: status::message(&self.claim) })
+            }
+            _ => None,
+        }
+    }
+
+    async fn read_secret(&mut self) -> Option<Outcome> {
+        let Ok(place) = Arc::clone(&self.context.in_memory).acquire_owned().await else {
+            return Some(Outcome::Interrupted);
+        };
+        match resolve::content(&self.claim, self.context, self.observed.now).await {
+            Ok(resolve::Source::Missing) => {
+                self.observed.source = None;
+                None
+            }
+            Ok(resolve::Source::Read { version, chain }) => {
+                self.observed.source = Some(version);
+                self.observed.content = Look::Seen(match chain {
+                    Ok(chain) => {
+                        let content = resolve::facts(&chain);
+                        self.content = Some((chain, place));
+                        Ok(content)
+                    }
+                    Err(problem) => Err(problem),
+                });
+                None
+            }
+            Err(problem) => Some(Outcome::problem(problem)),
+        }
+    }
+
+    /// Takes a turn at the vault. The Secret's data does not wait in memory for it: after a wait the round starts over.
+    /// `false`: started over, or the operator ends.
+    async fn take_turn(&mut self, route: &Route) -> bool {
+        if self.permit.is_some() {
+            return true;
+        }
+        if let Some(permit) = self.context.pace.permit_now(&route.vault.host) {
+            self.permit = Some(permit);
+            return true;
+        }
+        self.content = None;
+        let permit = tokio::select! {
+            permit = self.context.pace.permit(&route.vault.host) => permit,
+            () = self.context.stop.cancelled() => return false,
+        };
+        let shown =
+            self.context.world.claim(&self.claim.name_any()).unwrap_or_else(|| Arc::clone(&self.claim));
+        let claim = self.context.written.newest(shown);
+        let route = observe::route(&claim, self.context);
+        self.observed = observe::from_cluster(&claim, &route, self.context);
+        (self.claim, self.route, self.permit) = (claim, route, Some(permit));
+        false
+    }
+
+    async fn read_newest(&mut self) -> Option<Outcome> {
+        let route = match self.route.clone() {
+            Ok(route) => route,
+            Err(problem) => return Some(Outcome::problem(problem)),
+        };
+        if !self.take_turn(&route).await {
+            return self.interrupted();
+        }
+        let answer = match self.context.vaults.client(&route.vault.host, &route.vault.identity) {
+            Ok(client) => client.newest(&route.name).await,
+            Err(error) => Err(error),
+        };
+        self.context.met(&route.vault, "get", &answer);
+        match answer {
+            Ok(newest) => {
+                self.observed.newest = Look::Seen(newest);
+                None
+            }
+            Err(error) => Some(Outcome::vault(&error, true)),
+        }
+    }
+
+    async fn read_recorded(&mut self) -> Option<Outcome> {
+        let (Ok(route), Some(record)) = (self.route.clone(), self.observed.memory.record.clone()) else {
+            return Some(Outcome::problem(Problem::new(
+                Reason::InternalError,
+                "a version to read that is not recorded",
+            )));
+        };
+        let answer = match self.context.vaults.client(&route.vault.host, &route.vault.identity) {
+            Ok(client) => client.version(&route.name, &record.version).await,
+            Err(error) => Err(error),
+        };
+        self.context.met(&route.vault, "get", &answer);
+        match answer {
+            Ok(recorded) => {
+                self.observed.recorded = Look::Seen(recorded);
+                None
+            }
+            Err(error) => Some(Outcome::vault(&error, true)),
+        }
+    }
+
+    fn interrupted(&self) -> Option<Outcome> {
+        self.context.stop.is_cancelled().then_some(Outcome::Interrupted)
+    }
+
+    /// Writes the outcome down and says when to look again.
+    async fn end(self, outcome: Outcome) -> Action {
+        let Round { context, claim, route, observed, content, permit } = self;
+        // Neither the Secret nor the turn at the vault is needed for the rest.
+        drop((content, permit));
+        status::report(context, &claim, route.as_ref().ok(), &observed, outcome).await
+    }
+}
+
+fn wait_until(until: i64, now: i64) -> Action {
+    Action::requeue(Duration::from_secs(u64::try_from(until - now).unwrap_or(1).max(1)))
+}
+
+/// Unix seconds.
+pub(crate) fn now() -> i64 {
+    Timestamp::now().as_second()
+}
+
+/// A number nobody can foresee, to spread retries.
+pub(crate) fn dice() -> u8 {
+    let mut dice = [0_u8; 1];
+    // Without randomness retries are not spread; that is all.
+    let _ = getrandom::fill(&mut dice);
+    dice[0]
+}

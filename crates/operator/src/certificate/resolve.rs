@@ -1,0 +1,87 @@
+//! The Secret's data, read on demand, → its certificate chain, or the exact reason why not.
+//! What is done with it is left to the decision.
+
+use k8s_openapi::api::core::v1::Secret;
+use keyvault_sync_api::KeyVaultCertificate;
+use keyvault_sync_core::chain::{CertificateChain, SecretEntries};
+use keyvault_sync_core::push::{Content, SourceVersion};
+use keyvault_sync_core::reason::{Problem, Reason};
+use keyvault_sync_core::secret_bytes::SecretBytes;
+use kube::ResourceExt;
+use kube::api::Api;
+
+use crate::context::Context;
+use crate::kubernetes::{CallError, call};
+
+/// Where cert-manager and others put the issuer's certificate.
+const CA_ENTRY: &str = "ca.crt";
+
+/// What a read of a Secret gives.
+pub(crate) enum Source {
+    /// There is no such Secret.
+    Missing,
+    /// This edition of it, and what it holds.
+    Read {
+        /// The edition.
+        version: SourceVersion,
+        /// Its content, or what is wrong with it.
+        chain: Result<CertificateChain, Problem>,
+    },
+}
+
+/// Reads the Secret that a claim pushes, in the namespace of the claim's owner and nowhere else.
+///
+/// # Errors
+/// The API server did not answer, or refused.
+pub(crate) async fn content(
+    claim: &KeyVaultCertificate,
+    context: &Context,
+    now: i64,
+) -> Result<Source, Problem> {
+    let Some(source) = claim.spec.sources.first() else {
+        return Err(Problem::new(Reason::InternalError, "the claim names no Secret: please report this"));
+    };
+    let namespace = &claim.spec.owner.namespace;
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+    let secret = match call("a Secret", api.get(&source.secret_name)).await {
+        Ok(secret) => secret,
+        Err(error) if is_missing(&error) => return Ok(Source::Missing),
+        Err(error) => return Err(error.problem()),
+    };
+    let version = SourceVersion {
+        uid: secret.uid().unwrap_or_default(),
+        resource_version: secret.resource_version().unwrap_or_default(),
+    };
+    let entry = |secret: &mut std::collections::BTreeMap<String, k8s_openapi::ByteString>, key: &str| {
+        SecretBytes::new(secret.remove(key).map(|bytes| bytes.0).unwrap_or_default())
+    };
+    let mut data = secret.data.unwrap_or_default();
+    let certificate = entry(&mut data, &source.keys.certificate);
+    let private_key = entry(&mut data, &source.keys.private_key);
+    let authority = data.remove(CA_ENTRY).map(|bytes| bytes.0);
+    // Whatever else the Secret holds is wiped too.
+    data.into_values().for_each(|bytes| drop(SecretBytes::new(bytes.0)));
+    let entries = SecretEntries {
+        certificate_key: &source.keys.certificate,
+        certificate: certificate.expose(),
+        private_key_key: &source.keys.private_key,
+        private_key: private_key.expose(),
+        ca: authority.as_deref(),
+    };
+    let chain = CertificateChain::from_entries(&entries, now).map_err(|problem| {
+        Problem::new(
+            problem.reason,
+            format!("Secret {namespace}/{}: {}", source.secret_name, problem.message),
+        )
+    });
+    Ok(Source::Read { version, chain })
+}
+
+fn is_missing(error: &CallError) -> bool {
+    error.status().is_some_and(|status| status.code == 404)
+}
+
+/// What the decision needs to know of a chain.
+pub(crate) fn facts(chain: &CertificateChain) -> Content {
+    Content { fingerprint: chain.fingerprint(), thumbprint: chain.thumbprint(), not_after: chain.not_after() }
+}

@@ -1,0 +1,96 @@
+//! Calls to the API server, each with a time limit, and what their failures mean.
+//! Which calls are made is left to the controllers.
+
+use std::future::Future;
+use std::time::Duration;
+
+use keyvault_sync_core::reason::{Problem, Reason};
+use kube::client::Client;
+use kube::core::Status;
+
+use crate::watch::describe;
+
+/// kube sets no time limit of its own on a request.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+
+/// A call that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    /// No answer in time.
+    #[error("the API server did not answer within {} s ({what})", CALL_LIMIT.as_secs())]
+    Timeout {
+        /// What was asked.
+        what: &'static str,
+    },
+    /// Another answer than hoped for.
+    #[error("the API server refused ({what})")]
+    Kube {
+        /// What was asked.
+        what: &'static str,
+        /// The answer.
+        source: Box<kube::Error>,
+    },
+}
+
+impl CallError {
+    /// Somebody else changed the object in between, or it is there already.
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.status().is_some_and(|status| status.code == 409)
+    }
+
+    /// The object was changed, made or removed by somebody else meanwhile: looked at again, nothing to tell.
+    pub(crate) fn is_race(&self) -> bool {
+        self.status().is_some_and(|status| matches!(status.code, 404 | 409))
+    }
+
+    /// The answer of the API server, where it gave one.
+    pub(crate) fn status(&self) -> Option<&Status> {
+        match self {
+            CallError::Kube { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => Some(status),
+                _ => None,
+            },
+            CallError::Timeout { .. } => None,
+        }
+    }
+
+    /// As an outcome: what the API server does not answer passes by itself.
+    pub(crate) fn problem(&self) -> Problem {
+        match self.status() {
+            Some(status) if status.code == 403 => Problem::new(
+                Reason::InternalError,
+                format!(
+                    "the operator's ServiceAccount may not do this in the cluster ({self}): install its RBAC again"
+                ),
+            ),
+            _ => Problem::new(Reason::Unavailable, describe(self)),
+        }
+    }
+}
+
+/// Runs one call within the time limit.
+///
+/// # Errors
+/// No answer in time, or another one than hoped for.
+pub(crate) async fn call<T>(
+    what: &'static str,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, CallError> {
+    match tokio::time::timeout(CALL_LIMIT, request).await {
+        Err(_) => Err(CallError::Timeout { what }),
+        Ok(Err(source)) => Err(CallError::Kube { what, source: Box::new(source) }),
+        Ok(Ok(answer)) => Ok(answer),
+    }
+}
+
+/// A client without hidden retries: the controllers come back by themselves, and a write repeated in silence is one
+/// nobody decided.
+///
+/// # Errors
+/// No kubeconfig and no ServiceAccount, or a broken one.
+pub(crate) async fn client() -> Result<Client, kube::Error> {
+    let mut config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
+    config.default_retry = false;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    Client::try_from(config)
+}

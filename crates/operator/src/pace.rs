@@ -1,0 +1,119 @@
+//! How fast each vault is asked: a first-come-first-served permit a vault, and pauses where the vault asked for them.
+//! What is done with a permit is left to the certificate controller.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use keyvault_sync_core::names::VaultHost;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// Certificates of one vault that are worked on at a time. Key Vault's certificate imports are, by report, in the class
+/// of 20 transactions in ten seconds; with an answer in a quarter of a second, four at a time are past that already.
+const AT_A_TIME: usize = 4;
+/// A vault that asks for patience is asked again after this at the latest, whatever its Retry-After says.
+const PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// The pace of all vaults. One vault's queue or pause never holds up another's.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    vaults: Mutex<HashMap<VaultHost, Arc<Vault>>>,
+}
+
+#[derive(Debug)]
+struct Vault {
+    permits: Arc<Semaphore>,
+    paused_until: Mutex<Option<Instant>>,
+}
+
+/// The right to call one vault; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Permit(#[allow(dead_code, reason = "held, never read")] OwnedSemaphorePermit);
+
+impl Pace {
+    /// Waits for a turn at this vault, first come first served, and for the end of its pause.
+    pub(crate) async fn permit(&self, host: &VaultHost) -> Permit {
+        let vault = self.vault(host);
+        loop {
+            // The semaphore is fair and never closed.
+            let Ok(permit) = Arc::clone(&vault.permits).acquire_owned().await else {
+                std::future::pending::<()>().await;
+                continue;
+            };
+            match vault.pause() {
+                None => return Permit(permit),
+                Some(until) => {
+                    drop(permit);
+                    tokio::time::sleep_until(until).await;
+                }
+            }
+        }
+    }
+
+    /// A turn at this vault if it can be had at once.
+    pub(crate) fn permit_now(&self, host: &VaultHost) -> Option<Permit> {
+        let vault = self.vault(host);
+        if vault.pause().is_some() {
+            return None;
+        }
+        Arc::clone(&vault.permits).try_acquire_owned().ok().map(Permit)
+    }
+
+    /// The vault asked to be left alone for this long.
+    pub(crate) fn pause(&self, host: &VaultHost, length: Duration) {
+        let until = Instant::now() + length.min(PAUSE_MAX);
+        let vault = self.vault(host);
+        let mut paused_until = vault.paused_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *paused_until = paused_until.map_or(Some(until), |old| Some(old.max(until)));
+    }
+
+    fn vault(&self, host: &VaultHost) -> Arc<Vault> {
+        let mut vaults = self.vaults.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(vaults.entry(host.clone()).or_insert_with(|| {
+            Arc::new(Vault { permits: Arc::new(Semaphore::new(AT_A_TIME)), paused_until: Mutex::new(None) })
+        }))
+    }
+}
+
+impl Vault {
+    fn pause(&self) -> Option<Instant> {
+        let mut paused_until = self.paused_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if paused_until.is_some_and(|until| until <= Instant::now()) {
+            *paused_until = None;
+        }
+        *paused_until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keyvault_sync_core::names::Cloud;
+
+    fn host(name: &str) -> VaultHost {
+        VaultHost::from_url(&format!("https://{name}.vault.azure.net"), &Cloud::ALL).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_full_vault_does_not_hold_up_another() {
+        let pace = Pace::default();
+        let held: Vec<_> = (0..AT_A_TIME).map(|_| pace.permit_now(&host("first")).unwrap()).collect();
+        assert!(pace.permit_now(&host("first")).is_none());
+        assert!(pace.permit_now(&host("second")).is_some());
+        drop(held);
+        assert!(pace.permit_now(&host("first")).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_is_waited_out_and_capped() {
+        let pace = Pace::default();
+        pace.pause(&host("first"), Duration::from_secs(3600));
+        pace.pause(&host("first"), Duration::from_secs(1));
+        assert!(pace.permit_now(&host("first")).is_none());
+        assert!(pace.permit_now(&host("second")).is_some());
+        let before = Instant::now();
+        let _permit = pace.permit(&host("first")).await;
+        assert_eq!(before.elapsed().as_secs(), PAUSE_MAX.as_secs());
+    }
+}

@@ -1,0 +1,145 @@
+//! Every flag and environment variable, once. What a setting leads to is left to the module that reads it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use keyvault_sync_core::names::Cloud;
+use keyvault_sync_core::ownership::ClusterId;
+use keyvault_sync_core::pfx::PfxEncryption;
+
+/// Puts the certificates of Kubernetes Secrets into Azure Key Vault, as KeyVaultSync resources say.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "keyvault-sync", version, about, long_about = None)]
+pub(crate) struct Settings {
+    /// Which cluster this is, in the owner tag of every certificate: 1 to 63 of a-z, 0-9 and hyphen
+    /// [default: the UID of the namespace kube-system]. Set it to keep the certificates of a cluster that is rebuilt.
+    #[arg(long, env = "KEYVAULT_SYNC_CLUSTER_ID", value_parser = ClusterId::parse)]
+    pub cluster_id: Option<ClusterId>,
+
+    /// Which installation this is: <operator namespace>.<release>. Claims are labelled with it.
+    #[arg(long, env = "KEYVAULT_SYNC_INSTALLATION", default_value = "keyvault-sync.keyvault-sync", value_parser = label_value)]
+    pub installation: String,
+
+    /// Clouds whose vaults may be used; each fixes the DNS suffix, the authority and the token audience.
+    #[arg(
+        long,
+        env = "KEYVAULT_SYNC_CLOUDS",
+        value_delimiter = ',',
+        default_value = "public,china,us-government"
+    )]
+    pub clouds: Vec<CloudName>,
+
+    /// Host of the token authority, where it is not the cloud's own (China's workload identity, for one).
+    #[arg(long, env = "KEYVAULT_SYNC_AUTHORITY_HOST")]
+    pub authority_host: Option<String>,
+
+    /// PEM file of certificate authorities that are trusted beside the public ones: a TLS-inspecting proxy's, say.
+    #[arg(long, env = "KEYVAULT_SYNC_CA_BUNDLE")]
+    pub ca_bundle: Option<PathBuf>,
+
+    /// For tests and demos: loopback address of a keyvault-emulator that stands in for every vault and token endpoint.
+    #[arg(long, env = "KEYVAULT_SYNC_EMULATOR_ADDRESS", value_parser = loopback)]
+    pub emulator_address: Option<SocketAddr>,
+
+    /// Encryption of the PKCS#12 bundles sent to the vault: aes256-sha256, or 3des-sha1 for a vault that refuses it.
+    #[arg(long, env = "KEYVAULT_SYNC_PFX_ENCRYPTION", default_value = "aes256-sha256")]
+    pub pfx_encryption: PfxEncryption,
+
+    /// Entra ID tenant of the operator's workload identity; the workload identity webhook sets it.
+    #[arg(long, env = "AZURE_TENANT_ID")]
+    pub azure_tenant_id: Option<String>,
+
+    /// Client id of the operator's workload identity; the workload identity webhook sets it.
+    #[arg(long, env = "AZURE_CLIENT_ID")]
+    pub azure_client_id: Option<String>,
+
+    /// File with the operator's federated token; the workload identity webhook sets it.
+    #[arg(long, env = "AZURE_FEDERATED_TOKEN_FILE")]
+    pub azure_federated_token_file: Option<PathBuf>,
+
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "KEYVAULT_SYNC_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
+    pub health_address: SocketAddr,
+
+    /// Form of the log.
+    #[arg(long, env = "KEYVAULT_SYNC_LOG_FORMAT", default_value = "json")]
+    pub log_format: LogFormat,
+
+    /// What is logged, as tracing filters: info, or keyvault_sync=debug,kube=info.
+    #[arg(long, env = "KEYVAULT_SYNC_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// A cloud, as the command line names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CloudName {
+    /// Azure public: vault.azure.net.
+    Public,
+    /// Azure operated by 21Vianet: vault.azure.cn.
+    China,
+    /// Azure US government: vault.usgovcloudapi.net.
+    UsGovernment,
+}
+
+impl From<CloudName> for Cloud {
+    fn from(name: CloudName) -> Self {
+        match name {
+            CloudName::Public => Cloud::Public,
+            CloudName::China => Cloud::China,
+            CloudName::UsGovernment => Cloud::UsGovernment,
+        }
+    }
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For a terminal.
+    Text,
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| format!("{text:?} is not ADDRESS:PORT"))?;
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    Err(format!("{address} is not a loopback address: an emulator stands in for Azure on this machine only"))
+}
+
+fn label_value(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    if text.len() <= 63 && text.chars().all(plain) && ends(text.chars().next()) && ends(text.chars().last()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} cannot be a label value: at most 63 letters, digits, '-', '_', '.'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Settings::command().debug_assert();
+    }
+
+    #[test]
+    fn an_emulator_is_on_this_machine_or_refused() {
+        assert!(loopback("127.0.0.1:8443").is_ok());
+        assert!(loopback("10.0.0.1:443").unwrap_err().contains("not a loopback"));
+        assert!(loopback("localhost").is_err());
+    }
+
+    #[test]
+    fn an_installation_fits_a_label() {
+        assert!(label_value("operators.keyvault-sync").is_ok());
+        for bad in ["", "-a", "a/b", &"a".repeat(64)] {
+            assert!(label_value(bad).is_err(), "{bad}");
+        }
+    }
+}

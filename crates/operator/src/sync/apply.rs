@@ -1,0 +1,161 @@
+//! Claims made, changed and released as planned. A name is taken by POST, so that the API server gives it to one.
+//! What was planned is not thought over here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+use keyvault_sync_api::conditions::whole_seconds;
+use keyvault_sync_api::constants::{INSTALLATION_LABEL, SYNC_FIELD_MANAGER};
+use keyvault_sync_api::{
+    KeyVaultCertificate, KeyVaultCertificateSpec, KeyVaultSync, Release, ReleaseWhy as ApiWhy,
+};
+use keyvault_sync_core::claims::{ClaimAct, ClaimPlan, ReleaseWhy, collision};
+use keyvault_sync_core::names::{CertificateName, ClaimName};
+use keyvault_sync_core::reason::{Problem, Reason};
+use kube::ResourceExt;
+use kube::api::{Api, PostParams};
+use kube::runtime::reflector::ObjectRef;
+
+use super::observe::owner;
+use super::resolve::Wish;
+use crate::context::Context;
+use crate::kubernetes::{CallError, call};
+
+/// What became of a plan.
+pub(crate) struct Applied {
+    /// For each row its claim, or why it has none.
+    pub rows: Vec<Result<ClaimName, Problem>>,
+    /// Something lost a race: plan again soon.
+    pub is_raced: bool,
+}
+
+/// Carries a plan out.
+pub(crate) async fn acts(
+    sync: &KeyVaultSync,
+    wish: &Wish,
+    plan: ClaimPlan<KeyVaultCertificateSpec>,
+    context: &Context,
+) -> Applied {
+    let mut failed: BTreeMap<ClaimName, Problem> = BTreeMap::new();
+    let mut is_raced = false;
+    for act in plan.acts {
+        let (name, result) = match act {
+            ClaimAct::Create(name, spec) => {
+                let result = create(&name, spec, sync, context).await;
+                (name, result)
+            }
+            ClaimAct::Change(name, spec) => {
+                let result = change(&name, context, |claim| claim.spec = spec).await;
+                (name, result)
+            }
+            ClaimAct::Release(name, why) => {
+                let result = release(&name, why, context).await;
+                (name, result)
+            }
+        };
+        match result {
+            Ok(()) => {}
+            Err(Failure::Race) => is_raced = true,
+            Err(Failure::Problem(problem)) => {
+                failed.insert(name, problem);
+            }
+        }
+    }
+    let rows =
+        plan.rows.into_iter().map(|row| row.and_then(|name| failed.remove(&name).map_or(Ok(name), Err)));
+    let rows: Vec<_> = rows.collect();
+    is_raced |= remember_losers(sync, wish, &rows, context);
+    Applied { rows, is_raced }
+}
+
+/// Why an act was not carried out.
+pub(crate) enum Failure {
+    /// Somebody was faster: look again.
+    Race,
+    /// It cannot be, for now.
+    Problem(Problem),
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        if error.is_race() { Failure::Race } else { Failure::Problem(error.problem()) }
+    }
+}
+
+async fn create(
+    name: &ClaimName,
+    spec: KeyVaultCertificateSpec,
+    sync: &KeyVaultSync,
+    context: &Context,
+) -> Result<(), Failure> {
+    let api: Api<KeyVaultCertificate> = Api::all(context.client.clone());
+    let mut claim = KeyVaultCertificate::new(name.as_str(), spec);
+    claim.labels_mut().insert(INSTALLATION_LABEL.into(), context.settings.installation.clone());
+    let params = PostParams { field_manager: Some(SYNC_FIELD_MANAGER.into()), ..PostParams::default() };
+    match call("a new claim", api.create(&params, &claim)).await {
+        Ok(_) => Ok(()),
+        // Somebody has the name. A stale cache shows our own claim as missing; then nothing happened.
+        Err(error) if error.is_conflict() => {
+            let there = call("a claim", api.get(name.as_str())).await?;
+            if Some(&there.spec.owner.uid) == sync.uid().as_ref() {
+                return Ok(());
+            }
+            let certificate =
+                CertificateName::parse(&claim.spec.certificate_name).map_err(Failure::Problem)?;
+            Err(Failure::Problem(collision(&certificate, &owner(&there))))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Changes a claim, if it is still the edition the plan saw.
+pub(crate) async fn change(
+    name: &ClaimName,
+    context: &Context,
+    edit: impl FnOnce(&mut KeyVaultCertificate),
+) -> Result<(), Failure> {
+    let Some(shown) = context.world.claim(name.as_str()) else { return Err(Failure::Race) };
+    let before = context.written.newest(shown);
+    let mut claim = KeyVaultCertificate::clone(&before);
+    edit(&mut claim);
+    claim.labels_mut().insert(INSTALLATION_LABEL.into(), context.settings.installation.clone());
+    let api: Api<KeyVaultCertificate> = Api::all(context.client.clone());
+    let params = PostParams { field_manager: Some(SYNC_FIELD_MANAGER.into()), ..PostParams::default() };
+    let now = call("a claim", api.replace(name.as_str(), &params, &claim)).await?;
+    context.written.note(&before, Arc::new(now));
+    Ok(())
+}
+
+/// Gives a claim up: the certificate controller does the rest.
+pub(crate) async fn release(name: &ClaimName, why: ReleaseWhy, context: &Context) -> Result<(), Failure> {
+    let why = match why {
+        ReleaseWhy::EntryGone => ApiWhy::EntryGone,
+        ReleaseWhy::VaultChanged => ApiWhy::VaultChanged,
+        ReleaseWhy::OwnerGone => ApiWhy::OwnerGone,
+    };
+    let since = whole_seconds(Timestamp::now());
+    change(name, context, |claim| claim.spec.release = Some(Release { why, since })).await
+}
+
+/// Who loses a name is told when it is free again. `true`: it is free already.
+fn remember_losers(
+    sync: &KeyVaultSync,
+    wish: &Wish,
+    rows: &[Result<ClaimName, Problem>],
+    context: &Context,
+) -> bool {
+    let mut is_free = false;
+    for (row, outcome) in wish.rows.iter().zip(rows) {
+        let (Err(problem), Some((_, name))) = (outcome, &row.name) else { continue };
+        if problem.reason == Reason::NameCollision {
+            context.world.is_loser(name.as_str(), ObjectRef::from_obj(sync));
+            is_free |= context.world.claim(name.as_str()).is_none() && !is_wanted_twice(wish, name);
+        }
+    }
+    is_free
+}
+
+fn is_wanted_twice(wish: &Wish, name: &ClaimName) -> bool {
+    wish.rows.iter().filter(|row| row.name.as_ref().is_some_and(|(_, other)| other == name)).count() > 1
+}
