@@ -21,6 +21,8 @@ pub enum Fault {
 pub enum Reason {
     /// The vault holds exactly what was asked for.
     Synced,
+    /// The vault was reached and let us in.
+    Reached,
     /// Work on the present wish is under way; nothing is known of its outcome yet.
     Reconciling,
     /// `suspend: true`.
@@ -99,8 +101,9 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for reference pages and total tests.
-    pub const ALL: [Reason; 38] = [
+    pub const ALL: [Reason; 39] = [
         Reason::Synced,
+        Reason::Reached,
         Reason::Reconciling,
         Reason::Suspended,
         Reason::SecretNotFound,
@@ -144,6 +147,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Synced => "Synced",
+            Reason::Reached => "Reached",
             Reason::Reconciling => "Reconciling",
             Reason::Suspended => "Suspended",
             Reason::SecretNotFound => "SecretNotFound",
@@ -195,9 +199,11 @@ impl Reason {
     /// the Secret helps, and the watch tells of it.
     pub fn fault(self) -> Option<Fault> {
         match self {
-            Reason::Synced | Reason::IncompleteChain | Reason::Suspended | Reason::PerNamespaceIdentity => {
-                None
-            }
+            Reason::Synced
+            | Reason::IncompleteChain
+            | Reason::Suspended
+            | Reason::Reached
+            | Reason::PerNamespaceIdentity => None,
             Reason::SecretNotFound
             | Reason::SecretIncomplete
             | Reason::InvalidCertificate

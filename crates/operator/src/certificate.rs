@@ -18,14 +18,17 @@ use keyvault_sync_core::reason::{Problem, Reason};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use crate::context::Context;
-use crate::pace::Permit;
+use crate::pace::{Permit, Turn};
 use observe::Route;
 use status::Outcome;
 
 /// A round looks at most at the Secret, the newest and the recorded version, twice if it had to wait for its turn.
 const STEPS_MAX: usize = 8;
+/// When a round that the end of the operator cut short would come again.
+const STOPPING: Duration = Duration::from_secs(60);
 /// What a race with another writer costs.
 pub(crate) const RACE_RETRY: Duration = Duration::from_millis(250);
 
@@ -81,7 +84,7 @@ impl<'a> Round<'a> {
             };
             match end {
                 None => {}
-                Some(Outcome::Interrupted) => return Action::await_change(),
+                Some(Outcome::Later(pause)) => return Action::requeue(pause),
                 Some(outcome) => return self.end(outcome).await,
             }
         }
@@ -109,7 +112,7 @@ impl<'a> Round<'a> {
 
     async fn read_secret(&mut self) -> Option<Outcome> {
         let Ok(place) = Arc::clone(&self.context.in_memory).acquire_owned().await else {
-            return Some(Outcome::Interrupted);
+            return Some(Outcome::Later(STOPPING));
         };
         match resolve::content(&self.claim, self.context, self.observed.now).await {
             Ok(resolve::Source::Missing) => {
@@ -133,27 +136,32 @@ impl<'a> Round<'a> {
     }
 
     /// Takes a turn at the vault. The Secret's data does not wait in memory for it: after a wait the round starts over.
-    /// `false`: started over, or the operator ends.
-    async fn take_turn(&mut self, route: &Route) -> bool {
+    /// `false`: started over, or the operator ends. An error is how long the vault wants to be left alone.
+    async fn take_turn(&mut self, route: &Route) -> Result<bool, Duration> {
         if self.permit.is_some() {
-            return true;
+            return Ok(true);
         }
-        if let Some(permit) = self.context.pace.permit_now(&route.vault.host) {
-            self.permit = Some(permit);
-            return true;
+        match self.context.pace.turn(&route.vault.host) {
+            Turn::Now(permit) => {
+                self.permit = Some(permit);
+                return Ok(true);
+            }
+            Turn::Pause(until) => return Err(until.duration_since(Instant::now())),
+            Turn::Queue => {}
         }
         self.content = None;
         let permit = tokio::select! {
             permit = self.context.pace.permit(&route.vault.host) => permit,
-            () = self.context.stop.cancelled() => return false,
+            () = self.context.stop.cancelled() => None,
         };
+        let Some(permit) = permit else { return Ok(false) };
         let shown =
             self.context.world.claim(&self.claim.name_any()).unwrap_or_else(|| Arc::clone(&self.claim));
         let claim = self.context.written.newest(shown);
         let route = observe::route(&claim, self.context);
         self.observed = observe::from_cluster(&claim, &route, self.context);
         (self.claim, self.route, self.permit) = (claim, route, Some(permit));
-        false
+        Ok(false)
     }
 
     async fn read_newest(&mut self) -> Option<Outcome> {
@@ -161,8 +169,10 @@ impl<'a> Round<'a> {
             Ok(route) => route,
             Err(problem) => return Some(Outcome::problem(problem)),
         };
-        if !self.take_turn(&route).await {
-            return self.interrupted();
+        match self.take_turn(&route).await {
+            Ok(true) => {}
+            Ok(false) => return self.context.stop.is_cancelled().then_some(Outcome::Later(STOPPING)),
+            Err(pause) => return Some(Outcome::Later(pause)),
         }
         let answer = match self.context.vaults.client(&route.vault.host, &route.vault.identity) {
             Ok(client) => client.newest(&route.name).await,
@@ -197,10 +207,6 @@ impl<'a> Round<'a> {
             }
             Err(error) => Some(Outcome::vault(&error, true)),
         }
-    }
-
-    fn interrupted(&self) -> Option<Outcome> {
-        self.context.stop.is_cancelled().then_some(Outcome::Interrupted)
     }
 
     /// Writes the outcome down and says when to look again.

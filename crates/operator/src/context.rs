@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use keyvault_sync_api::KeyVaultCertificate;
@@ -22,6 +23,9 @@ use crate::settings::Settings;
 use crate::telemetry::{Metrics, VaultCallLabels};
 use crate::world::World;
 
+/// How long a vault is left alone that throttles without saying for how long: Key Vault counts in windows of ten
+/// seconds, and most of one has passed when it refuses.
+const THROTTLE_PAUSE: Duration = Duration::from_secs(3);
 /// Secrets whose data is in memory at a time, whatever the number of vaults.
 const IN_MEMORY: usize = 16;
 
@@ -69,12 +73,12 @@ impl Context {
         let labels = VaultCallLabels { vault: vault.host.to_string(), operation, outcome };
         self.metrics.vault_calls.get_or_create(&labels).inc();
         if let Err(error) = answer
-            && let (Reason::Throttled, Some(pause)) = (error.problem.reason, error.retry_after)
+            && error.problem.reason == Reason::Throttled
         {
-            self.pace.pause(&vault.host, pause);
+            self.pace.pause(&vault.host, error.retry_after.unwrap_or(THROTTLE_PAUSE));
         }
         let met = answer.as_ref().map(|_| ()).map_err(|error| error.problem.clone());
-        if self.contacts.note(&vault.name, &met) {
+        if self.contacts.note(&vault.name, vault.generation, &met) {
             self.world.wake.vault(ObjectRef::new(&vault.name));
         }
     }

@@ -10,7 +10,6 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::Metrics;
 
@@ -34,7 +33,7 @@ impl Readiness {
     }
 }
 
-/// Serves until `stop`.
+/// Serves until it is dropped.
 ///
 /// # Errors
 /// The address cannot be listened on.
@@ -42,7 +41,6 @@ pub(crate) async fn serve(
     address: SocketAddr,
     readiness: Readiness,
     metrics: Arc<Metrics>,
-    stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::bind(address)
         .await
@@ -52,7 +50,7 @@ pub(crate) async fn serve(
         .route("/livez", get(|| async { "ok" }))
         .route("/readyz", get(readyz).with_state(readiness))
         .route("/metrics", get(metrics_page).with_state(metrics));
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await?;
+    axum::serve(listener, router).await?;
     Ok(())
 }
 

@@ -31,6 +31,8 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(crate) struct Vault {
     /// The KeyVault's name.
     pub name: String,
+    /// The edition of its specification.
+    pub generation: Option<i64>,
     /// Where it is.
     pub host: VaultHost,
     /// Who opens it.
@@ -55,7 +57,7 @@ pub(crate) fn resolve(key_vault: &KeyVault, settings: &Settings) -> Result<Vault
     let identity = identity(key_vault, settings).map_err(named)?;
     let grants = key_vault.spec.grants.iter().map(grant).collect::<Result<_, _>>().map_err(named)?;
     let resync_secs = i64::try_from(key_vault.spec.resync_interval.as_secs()).unwrap_or(i64::MAX);
-    Ok(Vault { name, host, identity, grants, resync_secs })
+    Ok(Vault { name, generation: key_vault.metadata.generation, host, identity, grants, resync_secs })
 }
 
 fn identity(key_vault: &KeyVault, settings: &Settings) -> Result<Identity, Problem> {
@@ -123,26 +125,35 @@ fn requirements(selector: &LabelSelector) -> Vec<Requirement> {
     labels.chain(expressions).collect()
 }
 
-/// How the last call through each KeyVault went; a problem here is one of the whole vault, not of one certificate.
+/// How the last call through each KeyVault went, under which edition of it; a problem here is one of the whole vault,
+/// not of one certificate.
 #[derive(Debug, Default)]
-pub(crate) struct Contacts(Mutex<HashMap<String, Result<(), Problem>>>);
+pub(crate) struct Contacts(Mutex<HashMap<String, Contact>>);
+
+#[derive(Clone, Debug, PartialEq)]
+struct Contact {
+    generation: Option<i64>,
+    met: Result<(), Problem>,
+}
 
 impl Contacts {
     /// Remembers how a call went. True if that is news.
-    pub(crate) fn note(&self, key_vault: &str, met: &Result<(), Problem>) -> bool {
+    pub(crate) fn note(&self, key_vault: &str, generation: Option<i64>, met: &Result<(), Problem>) -> bool {
         if met.as_ref().is_err_and(|problem| !is_of_the_vault(problem.reason)) {
             return false;
         }
+        let contact = Contact { generation, met: met.clone() };
         let mut contacts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        contacts.insert(key_vault.to_owned(), met.clone()).as_ref() != Some(met)
+        contacts.insert(key_vault.to_owned(), contact.clone()) != Some(contact)
     }
 
-    fn last(&self, key_vault: &str) -> Option<Result<(), Problem>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key_vault).cloned()
-    }
-
-    fn forget(&self, key_vault: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key_vault);
+    /// How it went; what was met under another edition of the KeyVault says nothing.
+    fn last(&self, key_vault: &str, generation: Option<i64>) -> Option<Result<(), Problem>> {
+        let contacts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        contacts
+            .get(key_vault)
+            .filter(|contact| contact.generation == generation)
+            .map(|contact| contact.met.clone())
     }
 }
 
@@ -178,15 +189,11 @@ fn status(key_vault: &KeyVault, context: &Context) -> KeyVaultStatus {
     let mut status = key_vault.status.clone().unwrap_or_default();
     let before = conditions::find(&status.conditions, READY).cloned();
     let name = key_vault.name_any();
-    // What was met under an older specification says nothing about this one.
-    if status.observed_generation.is_some() && status.observed_generation != generation {
-        context.contacts.forget(&name);
-    }
     let (holds, reason, message) = match resolve(key_vault, &context.settings) {
         Err(problem) => (Holds::False, problem.reason, problem.message),
-        Ok(vault) => match context.contacts.last(&name) {
+        Ok(vault) => match context.contacts.last(&name, generation) {
             Some(Ok(())) => {
-                (Holds::True, Reason::Synced, format!("{} was reached and let us in", vault.host))
+                (Holds::True, Reason::Reached, format!("{} was reached and let us in", vault.host))
             }
             Some(Err(problem)) => (Holds::False, problem.reason, problem.message),
             None => match before.filter(|before| before.observed_generation == generation) {

@@ -23,7 +23,7 @@ pub(crate) enum CallError {
         what: &'static str,
     },
     /// Another answer than hoped for.
-    #[error("the API server refused ({what})")]
+    #[error("the API server could not be asked, or refused ({what})")]
     Kube {
         /// What was asked.
         what: &'static str,
@@ -63,7 +63,9 @@ impl CallError {
                     "the operator's ServiceAccount may not do this in the cluster ({self}): install its RBAC again"
                 ),
             ),
-            _ => Problem::new(Reason::Unavailable, describe(self)),
+            Some(_) => Problem::new(Reason::Unavailable, describe(self)),
+            // Not the cause's own words: of an answer that cannot be read they may repeat a part.
+            None => Problem::new(Reason::Unavailable, self.to_string()),
         }
     }
 }

@@ -35,6 +35,7 @@ use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
+use zeroizing_alloc::ZeroAlloc;
 
 use context::{Context, Planned, Rounds, VaultClients, Written};
 use health::Readiness;
@@ -57,7 +58,14 @@ const EXPECTED: [&str; 7] = [
     "controllers",
 ];
 
+/// Freed memory is wiped: the libraries between a Secret and the vault copy key material, and not all wipe their copies.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<std::alloc::System> = ZeroAlloc(std::alloc::System);
+
 fn main() -> anyhow::Result<()> {
+    // No core dump: it would hold every key that is in memory.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .context("core dumps cannot be turned off")?;
     let settings = Settings::parse();
     telemetry::start_log(settings.log_format, &settings.log)?;
     rustls::crypto::aws_lc_rs::default_provider()
@@ -76,12 +84,8 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     EXPECTED.into_iter().for_each(|what| readiness.expect(what));
     let metrics = Arc::new(Metrics::default());
-    let health = tokio::spawn(health::serve(
-        settings.health_address,
-        readiness.clone(),
-        Arc::clone(&metrics),
-        stop.clone(),
-    ));
+    let health =
+        tokio::spawn(health::serve(settings.health_address, readiness.clone(), Arc::clone(&metrics)));
     let transport = Transport::new(&transport_settings(&settings)?)
         .context("the connection to Azure cannot be set up")?;
     let client = kubernetes::client().await.context("the Kubernetes API server cannot be reached")?;
@@ -111,6 +115,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     tokio::select! {
         ended = work => ended,
+        // It serves until the work is done.
         served = health => served.context("the health server ended")?.context("the health server failed"),
     }
 }

@@ -27,37 +27,34 @@ struct Vault {
     paused_until: Mutex<Option<Instant>>,
 }
 
+/// How a turn is to be had.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// At once.
+    Now(Permit),
+    /// After others; [`Pace::permit`] waits.
+    Queue,
+    /// Not before this moment: the vault asked to be left alone.
+    Pause(Instant),
+}
+
 /// The right to call one vault; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit(#[allow(dead_code, reason = "held, never read")] OwnedSemaphorePermit);
 
 impl Pace {
-    /// Waits for a turn at this vault, first come first served, and for the end of its pause.
-    pub(crate) async fn permit(&self, host: &VaultHost) -> Permit {
+    /// How a turn at this vault is to be had.
+    pub(crate) fn turn(&self, host: &VaultHost) -> Turn {
         let vault = self.vault(host);
-        loop {
-            // The semaphore is fair and never closed.
-            let Ok(permit) = Arc::clone(&vault.permits).acquire_owned().await else {
-                std::future::pending::<()>().await;
-                continue;
-            };
-            match vault.pause() {
-                None => return Permit(permit),
-                Some(until) => {
-                    drop(permit);
-                    tokio::time::sleep_until(until).await;
-                }
-            }
+        if let Some(until) = vault.pause() {
+            return Turn::Pause(until);
         }
+        Arc::clone(&vault.permits).try_acquire_owned().map_or(Turn::Queue, |permit| Turn::Now(Permit(permit)))
     }
 
-    /// A turn at this vault if it can be had at once.
-    pub(crate) fn permit_now(&self, host: &VaultHost) -> Option<Permit> {
-        let vault = self.vault(host);
-        if vault.pause().is_some() {
-            return None;
-        }
-        Arc::clone(&vault.permits).try_acquire_owned().ok().map(Permit)
+    /// Waits for a turn at this vault, first come first served. `None`: never, the operator ends.
+    pub(crate) async fn permit(&self, host: &VaultHost) -> Option<Permit> {
+        Arc::clone(&self.vault(host).permits).acquire_owned().await.ok().map(Permit)
     }
 
     /// The vault asked to be left alone for this long.
@@ -98,22 +95,26 @@ mod tests {
     #[tokio::test]
     async fn a_full_vault_does_not_hold_up_another() {
         let pace = Pace::default();
-        let held: Vec<_> = (0..AT_A_TIME).map(|_| pace.permit_now(&host("first")).unwrap()).collect();
-        assert!(pace.permit_now(&host("first")).is_none());
-        assert!(pace.permit_now(&host("second")).is_some());
-        drop(held);
-        assert!(pace.permit_now(&host("first")).is_some());
+        let mut held = Vec::new();
+        while let Turn::Now(permit) = pace.turn(&host("first")) {
+            held.push(permit);
+        }
+        assert_eq!(held.len(), AT_A_TIME);
+        assert!(matches!(pace.turn(&host("first")), Turn::Queue));
+        assert!(matches!(pace.turn(&host("second")), Turn::Now(_)));
+        held.pop();
+        assert!(pace.permit(&host("first")).await.is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_is_waited_out_and_capped() {
+    async fn a_pause_is_kept_capped_and_of_one_vault() {
         let pace = Pace::default();
+        let before = Instant::now();
         pace.pause(&host("first"), Duration::from_secs(3600));
         pace.pause(&host("first"), Duration::from_secs(1));
-        assert!(pace.permit_now(&host("first")).is_none());
-        assert!(pace.permit_now(&host("second")).is_some());
-        let before = Instant::now();
-        let _permit = pace.permit(&host("first")).await;
-        assert_eq!(before.elapsed().as_secs(), PAUSE_MAX.as_secs());
+        assert!(matches!(pace.turn(&host("first")), Turn::Pause(until) if until == before + PAUSE_MAX));
+        assert!(matches!(pace.turn(&host("second")), Turn::Now(_)));
+        tokio::time::advance(PAUSE_MAX).await;
+        assert!(matches!(pace.turn(&host("first")), Turn::Now(_)));
     }
 }

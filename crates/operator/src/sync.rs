@@ -19,7 +19,12 @@ use crate::context::Context;
 
 /// Plans one resource.
 pub(crate) async fn reconcile(sync: Arc<KeyVaultSync>, context: Arc<Context>) -> Result<Action, Infallible> {
-    if context.stop.is_cancelled() || sync.metadata.deletion_timestamp.is_some() {
+    if sync.metadata.deletion_timestamp.is_some() {
+        // Held back by somebody's finalizer: it wishes for nothing any more, and nothing waits for its plan.
+        context.planned.note(&sync.uid().unwrap_or_default());
+        return Ok(Action::await_change());
+    }
+    if context.stop.is_cancelled() {
         return Ok(Action::await_change());
     }
     let wish = resolve::wish(&sync, &context);

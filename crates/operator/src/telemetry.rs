@@ -10,29 +10,49 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::settings::LogFormat;
 
-/// Libraries that could log a request's headers or bodies at a fine level are held at this, whatever is asked for.
-const HELD_AT_INFO: [&str; 5] = ["h2=info", "hyper=info", "hyper_util=info", "reqwest=info", "rustls=info"];
+/// Libraries that log headers or whole answers at a finer level than this, a Secret's among them (kube's client does so at
+/// `warn` with an answer it cannot read); whatever filter is asked for, they say no more.
+const HELD: [(&str, Level); 6] = [
+    ("kube_client::client", Level::ERROR),
+    ("h2", Level::INFO),
+    ("hyper", Level::INFO),
+    ("hyper_util", Level::INFO),
+    ("reqwest", Level::INFO),
+    ("rustls", Level::INFO),
+];
 
 /// Starts the log.
 ///
 /// # Errors
 /// A sentence about a filter that cannot be read.
 pub(crate) fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let mut filter =
-        EnvFilter::try_new(filter).map_err(|error| anyhow::anyhow!("--log {filter:?}: {error}"))?;
-    for directive in HELD_AT_INFO {
-        filter = filter.add_directive(directive.parse()?);
-    }
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let asked = EnvFilter::try_new(filter).map_err(|error| anyhow::anyhow!("--log {filter:?}: {error}"))?;
+    let filter = asked.and(filter_fn(|metadata| may_be_logged(metadata.target(), *metadata.level())));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => {
+            tracing_subscriber::registry().with(lines.json().flatten_event(true).with_filter(filter)).init();
+        }
+        LogFormat::Text => {
+            tracing_subscriber::registry().with(lines.with_target(false).with_filter(filter)).init()
+        }
     }
     Ok(())
+}
+
+fn may_be_logged(target: &str, level: Level) -> bool {
+    let is_within = |module: &str| {
+        target.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    HELD.iter().filter(|(module, _)| is_within(module)).all(|(_, finest)| level <= *finest)
 }
 
 /// Labels of [`Metrics::outcomes`].
@@ -106,6 +126,20 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_of_the_api_server_are_never_logged() {
+        for (target, level, expected) in [
+            ("kube_client::client", Level::WARN, false),
+            ("kube_client::client", Level::ERROR, true),
+            ("kube_client::client::builder", Level::DEBUG, false),
+            ("hyper::proto", Level::DEBUG, false),
+            ("hyper_like", Level::TRACE, true),
+            ("keyvault_sync::certificate", Level::TRACE, true),
+        ] {
+            assert_eq!(may_be_logged(target, level), expected, "{target} {level}");
+        }
+    }
 
     #[test]
     fn every_metric_is_named_after_the_product() {

@@ -14,6 +14,7 @@ use keyvault_sync_core::push::{
 use keyvault_sync_core::reason::{Fault, Problem, Reason};
 use keyvault_sync_vault::VaultError;
 use kube::ResourceExt;
+use kube::api::Api;
 use kube::runtime::controller::Action;
 
 use super::apply::replace_status;
@@ -21,12 +22,15 @@ use super::observe::Route;
 use super::{RACE_RETRY, dice, now};
 use crate::context::{Context, reference};
 use crate::disposition::{self, Ready};
+use crate::kubernetes::{CallError, call};
 use crate::report::{self, Occurrence, Subject, Weight};
 
 /// Comparisons of one vault's certificates are spread over so many seconds.
 const COMPARISON_SPREAD_SECS: u64 = 60;
 /// How often a claim without a way to its vault is looked at without being woken: a missed wake costs no more.
 const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
+/// How often a receipt is carried over to a claim that was changed meanwhile.
+const RECEIPT_TRIES: usize = 3;
 /// When a status that could not be written is tried again.
 const STATUS_RETRY: Duration = Duration::from_secs(2);
 
@@ -52,8 +56,8 @@ pub(crate) enum Outcome {
         /// An announced write may still have happened.
         keeps_in_flight: bool,
     },
-    /// The operator ends.
-    Interrupted,
+    /// Nothing is known yet: the vault wants to be left alone for a while, or the operator ends.
+    Later(Duration),
 }
 
 /// What a write left.
@@ -149,10 +153,12 @@ pub(crate) async fn report(
         .is_none_or(|old| old.reason != reason.as_str() || old.message != text);
     let keeps_in_flight = after.in_flight.is_some();
     if after != before
-        && let Err(error) = replace_status(claim, context, after).await
+        && let Err(error) = write(context, claim, after, |before| {
+            compose(before, claim, observed, &outcome, (reason, &text), disposition.ready)
+        })
+        .await
     {
-        // A race means that somebody changed the claim meanwhile: the round is made again from what is there now. What
-        // was written in the vault is found there by the announcement.
+        // A race means that somebody changed the claim meanwhile: the round is made again from what is there now.
         tracing::debug!(name = claim.name_any(), error = %crate::watch::describe(&error), "claim status not written");
         return Action::requeue(if error.is_race() { RACE_RETRY } else { STATUS_RETRY });
     }
@@ -174,6 +180,35 @@ pub(crate) async fn report(
         (None, _) => routine,
     };
     Action::requeue(retry.min(routine))
+}
+
+/// Writes a status. A receipt is not lost to a race: what was done in the vault stays done whoever changed the claim's
+/// specification meanwhile, and the status says of which generation it is.
+async fn write(
+    context: &Context,
+    claim: &Arc<KeyVaultCertificate>,
+    status: KeyVaultCertificateStatus,
+    compose: impl Fn(&KeyVaultCertificateStatus) -> KeyVaultCertificateStatus,
+) -> Result<(), CallError> {
+    let is_receipt =
+        claim.status.as_ref().is_some_and(|before| before.in_flight.is_some()) && status.in_flight.is_none();
+    let Err(mut error) = replace_status(claim, context, status).await else { return Ok(()) };
+    for _ in 0..RECEIPT_TRIES {
+        if !(is_receipt && error.is_conflict()) {
+            break;
+        }
+        let api: Api<KeyVaultCertificate> = Api::all(context.client.clone());
+        let there = call("a claim", api.get(&claim.name_any())).await?;
+        if there.uid() != claim.uid() {
+            break;
+        }
+        let status = compose(&there.status.clone().unwrap_or_default());
+        match replace_status(&Arc::new(there), context, status).await {
+            Ok(_) => return Ok(()),
+            Err(again) => error = again,
+        }
+    }
+    Err(error)
 }
 
 /// When the next comparison is due, at a second that each certificate has of its own.
@@ -210,7 +245,7 @@ fn words(outcome: &Outcome, claim: &KeyVaultCertificate, observed: &Observed) ->
             (Reason::Suspended, "suspend is true: nothing is written to the vault until it is false".into())
         }
         Outcome::Problem { problem, .. } => (problem.reason, problem.message.clone()),
-        Outcome::Interrupted => (Reason::Reconciling, "the operator is stopping".into()),
+        Outcome::Later(_) => (Reason::Reconciling, "waiting for a turn at the vault".into()),
     }
 }
 
@@ -266,7 +301,7 @@ fn compose(
             status.foreign_write = receipt.foreign_write.clone();
         }
         Outcome::Problem { keeps_in_flight: false, .. } => status.in_flight = None,
-        Outcome::Problem { .. } | Outcome::Suspended | Outcome::Interrupted => {}
+        Outcome::Problem { .. } | Outcome::Suspended | Outcome::Later(_) => {}
     }
     status
 }

@@ -57,7 +57,10 @@ pub(crate) async fn report(context: &Context, sync: &KeyVaultSync, wish: &Wish, 
         .map(|(row, outcome)| {
             let name = row.name.as_ref().map(|(name, _)| name.to_string());
             match outcome {
-                Err(problem) => refused(&row.secret, name, problem),
+                Err(problem) => {
+                    let is_told = tells_itself(problem.reason) && has_claim(sync, &row.secret, context);
+                    refused(&row.secret, name, problem, is_told)
+                }
                 Ok(claim) => match own_claim(claim, &uid, context) {
                     Some(claim) => of_claim(&row.secret, name, &claim),
                     None => unsettled(&row.secret, name),
@@ -88,7 +91,23 @@ pub(crate) async fn report(context: &Context, sync: &KeyVaultSync, wish: &Wish, 
     Action::requeue(again)
 }
 
-fn refused(secret: &str, name: Option<String>, problem: &Problem) -> Standing {
+/// Reasons that a claim finds by itself, from its KeyVault; where there is a claim, it tells them.
+fn tells_itself(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::VaultNotFound | Reason::NotGranted | Reason::AuthenticationFailed | Reason::Unsupported
+    )
+}
+
+fn has_claim(sync: &KeyVaultSync, secret: &str, context: &Context) -> bool {
+    let claims = context.world.claims_of(&sync.namespace().unwrap_or_default(), &sync.name_any());
+    claims.iter().any(|claim| {
+        Some(&claim.spec.owner.uid) == sync.metadata.uid.as_ref()
+            && claim.spec.sources.first().is_some_and(|source| source.secret_name == secret)
+    })
+}
+
+fn refused(secret: &str, name: Option<String>, problem: &Problem, is_told: bool) -> Standing {
     let disposition = disposition::of(problem.reason, 1, 0, None, 0);
     Standing {
         row: row(secret, name, problem.reason, &problem.message),
@@ -99,7 +118,7 @@ fn refused(secret: &str, name: Option<String>, problem: &Problem) -> Standing {
             Ready::AsBefore | Ready::Unknown => Holds::Unknown,
         },
         is_settled: problem.reason.fault() != Some(Fault::Transient),
-        is_ours_to_tell: true,
+        is_ours_to_tell: !is_told,
         pushed_at: None,
     }
 }
