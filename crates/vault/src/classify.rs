@@ -1,0 +1,459 @@
+//! What became of a call to a vault → `VaultError`: by HTTP status first, then inner code and code. Pure.
+//! Refusals of the token issuer are worded in `guidance`.
+
+use std::time::Duration;
+
+use keyvault_sync_core::names::{CertificateName, VaultHost};
+use keyvault_sync_core::reason::{Problem, Reason};
+
+use crate::answer::Answer;
+use crate::credential::Identity;
+use crate::error::{Landed, VaultError};
+use crate::guidance::{self, TokenParties};
+use crate::network::NoAnswer;
+use crate::token_failure::{TokenFailure, TokenFailureCause};
+
+/// The built-in role with which certificates can be read, imported and updated.
+const ROLE: &str = "Key Vault Certificates Officer";
+/// Key Vault keeps a certificate as a secret of at most 25 kB
+/// (<https://learn.microsoft.com/azure/key-vault/secrets/about-secrets>), and it keeps it as base64.
+const BUNDLE_MAX_BYTES: usize = 25 * 1024 / 4 * 3;
+/// From here on a refused bundle's size is named: how exactly the limit is counted is not documented.
+const BUNDLE_NEAR_MAX_BYTES: usize = BUNDLE_MAX_BYTES / 10 * 9;
+
+/// What a call wants from the vault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    Read,
+    Import {
+        /// Of the PFX, before base64.
+        bundle_bytes: usize,
+    },
+    SetTags,
+}
+
+/// A call, as messages name it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) host: &'a VaultHost,
+    pub(crate) name: &'a CertificateName,
+    pub(crate) identity: &'a Identity,
+    pub(crate) act: Act,
+}
+
+impl Call<'_> {
+    /// The vault answered with something else than success.
+    pub(crate) fn refused(&self, answer: &Answer) -> VaultError {
+        let (reason, advice) = self.judge(answer);
+        let message = format!("{}: {} ({})", self.subject(), advice, answer.summary());
+        VaultError {
+            retry_after: answer.retry_after,
+            status: Some(answer.status),
+            code: answer.most_specific().map(str::to_owned),
+            request_id: answer.request_id.clone(),
+            ..VaultError::new(
+                Problem::new(reason, message),
+                self.landed(matches!(answer.status, 408 | 500..)),
+            )
+        }
+    }
+
+    /// No answer came. `is_sent`: the request itself was begun, not only what precedes it.
+    pub(crate) fn unanswered(&self, error: &NoAnswer, is_sent: bool) -> VaultError {
+        let (reason, next) = match error {
+            NoAnswer::ForeignHost(_) => (Reason::InternalError, "nothing was sent; please report this"),
+            NoAnswer::Dns(_) => (
+                Reason::VaultUnreachable,
+                "check that the vault exists, the KeyVault's url, and the private DNS zone if it has a private endpoint",
+            ),
+            NoAnswer::Connect(_) => {
+                (Reason::VaultUnreachable, "check network policies, firewall, proxy and private endpoint")
+            }
+            NoAnswer::Tls(_) => (
+                Reason::VaultUnreachable,
+                "check what the name leads to; if a proxy inspects TLS, give the operator its CA bundle",
+            ),
+            NoAnswer::TooLarge => (
+                Reason::VaultUnreachable,
+                "that is not an answer of Key Vault; check what the name leads to (DNS, proxy)",
+            ),
+            NoAnswer::Timeout | NoAnswer::Lost(_) => (Reason::Unavailable, self.again()),
+        };
+        let message = format!("{}: {error}; {next}", self.subject());
+        VaultError::new(Problem::new(reason, message), self.landed(is_sent && !error.is_unsent()))
+    }
+
+    /// The call's time is up.
+    pub(crate) fn timed_out(&self, limit: Duration, is_sent: bool) -> VaultError {
+        let message = format!(
+            "{}: the vault did not answer within {} s; {}",
+            self.subject(),
+            limit.as_secs(),
+            self.again()
+        );
+        VaultError::new(Problem::new(Reason::Unavailable, message), self.landed(is_sent))
+    }
+
+    /// There is no token.
+    pub(crate) fn without_token(&self, failure: &TokenFailure, parties: TokenParties<'_>) -> VaultError {
+        let mut error = VaultError::new(guidance::problem(&failure.cause, parties), Landed::No);
+        error.retry_after = failure.retry_after;
+        if let TokenFailureCause::Refused(refusal) = &failure.cause {
+            error.status = Some(refusal.status);
+            error.code = refusal.aadsts.clone().or_else(|| refusal.error.clone());
+            error.request_id = refusal.request_id.clone();
+        }
+        error
+    }
+
+    /// A success that cannot be understood. `what` says which part, never its content.
+    pub(crate) fn undecodable(&self, what: &str) -> VaultError {
+        let message = format!(
+            "{}: the vault answered with success, but {what}; please report this, with the version of the operator",
+            self.subject()
+        );
+        let problem = Problem::new(Reason::InternalError, message);
+        VaultError { status: Some(200), ..VaultError::new(problem, self.landed(true)) }
+    }
+
+    /// The SDK gave up before a request was sent: the challenge is none of Key Vault's.
+    pub(crate) fn not_a_vault(&self) -> VaultError {
+        let message = format!(
+            "{}: what answers as vault {} does not ask for a token of Key Vault's audience, and none was sent; check what \
+             the name leads to (DNS, proxy)",
+            self.subject(),
+            self.host
+        );
+        VaultError::new(Problem::new(Reason::VaultUnreachable, message), Landed::No)
+    }
+
+    /// `importing certificate web-prod into vault contoso.vault.azure.net`
+    fn subject(&self) -> String {
+        let (name, host) = (self.name, self.host);
+        match self.act {
+            Act::Read => format!("reading certificate {name} from vault {host}"),
+            Act::Import { .. } => format!("importing certificate {name} into vault {host}"),
+            Act::SetTags => format!("setting the tags of certificate {name} in vault {host}"),
+        }
+    }
+
+    /// A read changes nothing; a write that may have arrived may have been carried out.
+    fn landed(&self, may_have_landed: bool) -> Landed {
+        match self.act {
+            Act::Import { .. } | Act::SetTags if may_have_landed => Landed::Unknown,
+            Act::Read | Act::Import { .. } | Act::SetTags => Landed::No,
+        }
+    }
+
+    fn again(&self) -> &'static str {
+        match self.act {
+            Act::Read => "it is tried again",
+            Act::Import { .. } | Act::SetTags => "the vault is read before it is tried again",
+        }
+    }
+
+    fn judge(&self, answer: &Answer) -> (Reason, String) {
+        match answer.status {
+            400 => self.bad_request(),
+            401 => (Reason::AuthenticationFailed, self.unauthorised(answer)),
+            403 => self.forbidden(answer),
+            404 => self.not_found(answer),
+            408 | 500.. => (Reason::Unavailable, format!("the vault has a failure; {}", self.again())),
+            409 => self.conflict(answer),
+            429 => (Reason::Throttled, "the vault is asked too often; it is called less often now".into()),
+            402 | 405..=499 => self.bad_request(),
+            ..=399 => (
+                Reason::VaultUnreachable,
+                "this is not an answer of Key Vault; redirects are never followed; check what the name leads to (DNS, proxy)"
+                    .into(),
+            ),
+        }
+    }
+
+    fn bad_request(&self) -> (Reason, String) {
+        let advice = match self.act {
+            Act::Read => "the vault refuses the request; please report this".into(),
+            Act::SetTags => "the vault refuses the tags; check the tags of the resource".into(),
+            Act::Import { bundle_bytes } if bundle_bytes >= BUNDLE_NEAR_MAX_BYTES => format!(
+                "the vault refuses the certificate; the bundle has {bundle_bytes} bytes and Key Vault takes about \
+                 {BUNDLE_MAX_BYTES}: shorten the chain in the Secret; if it is not the size, try --pfx-encryption"
+            ),
+            Act::Import { .. } => {
+                "the vault refuses the certificate; check that it has not expired, and if every import \
+                                   is refused, try the operator's switch --pfx-encryption 3des-sha1"
+                    .into()
+            }
+        };
+        (Reason::VaultRejected, advice)
+    }
+
+    fn unauthorised(&self, answer: &Answer) -> String {
+        let who = guidance::who(self.identity);
+        match answer.akv.as_deref() {
+            // Invalid issuer: the vault belongs to another directory.
+            Some("AKV10032") => {
+                format!(
+                    "the vault belongs to another tenant than {who}: set tenantId to the tenant of the vault"
+                )
+            }
+            Some(_) | None => {
+                format!(
+                    "the vault does not accept the token of {who}; check tenantId, clientId and the vault's tenant"
+                )
+            }
+        }
+    }
+
+    fn forbidden(&self, answer: &Answer) -> (Reason, String) {
+        let who = guidance::who(self.identity);
+        match answer.inner.as_deref().or(answer.code.as_deref()) {
+            Some("ForbiddenByRbac") => (
+                Reason::Forbidden,
+                format!("{who} lacks the role \"{ROLE}\": assign it on the vault (it takes effect within ten minutes)"),
+            ),
+            Some("ForbiddenByPolicy") => (
+                Reason::Forbidden,
+                format!(
+                    "the vault's access policy does not let {who} in: give it the certificate permissions get, list, \
+                     import and update, or with role-based access the role \"{ROLE}\""
+                ),
+            ),
+            Some("ForbiddenByFirewall") => (
+                Reason::FirewallBlocked,
+                "the vault's firewall does not let this address in: allow the cluster's outbound address or subnet there"
+                    .into(),
+            ),
+            Some("ForbiddenByConnection") => (
+                Reason::FirewallBlocked,
+                "the vault's public access is disabled: give the cluster's network a private endpoint of the vault".into(),
+            ),
+            Some("SecretDisabled" | "CertificateDisabled" | "KeyDisabled") => {
+                (Reason::DisabledInVault, "somebody disabled it in the vault: enable it there".into())
+            }
+            Some(_) | None => (
+                Reason::Forbidden,
+                format!(
+                    "the vault refuses {who}: check that it has the role \"{ROLE}\" and that no policy or lock forbids it"
+                ),
+            ),
+        }
+    }
+
+    /// A missing certificate is no error of a read; the client has dealt with that.
+    fn not_found(&self, answer: &Answer) -> (Reason, String) {
+        match (answer.code.as_deref(), self.act) {
+            (Some("CertificateNotFound"), _) => {
+                (Reason::Unavailable, "it vanished since it was read; it is looked at again".into())
+            }
+            (Some(_), _) => (Reason::VaultRejected, "the vault does not know what is asked for".into()),
+            (None, _) => (
+                Reason::VaultUnreachable,
+                "this is not an answer of Key Vault; check what the name leads to (DNS, proxy)".into(),
+            ),
+        }
+    }
+
+    fn conflict(&self, answer: &Answer) -> (Reason, String) {
+        match (answer.inner.as_deref(), answer.code.as_deref(), self.act) {
+            (Some("ObjectIsDeletedButRecoverable"), _, _) => (
+                Reason::SoftDeleted,
+                "a soft-deleted certificate of this name is in the way: recover it, or purge it, in the vault".into(),
+            ),
+            (Some("ObjectIsBeingDeleted"), _, _) => {
+                (Reason::BeingDeleted, "the vault is deleting it; it is tried again".into())
+            }
+            (Some("ObjectIsBeingRecovered"), _, _) => {
+                (Reason::Recovering, "the vault is recovering it; it is tried again".into())
+            }
+            (_, Some("Forbidden"), _) => (
+                Reason::OperationPending,
+                "the vault has an operation of its own pending on it: complete, cancel or delete that; it is tried again"
+                    .into(),
+            ),
+            (None, Some("Conflict"), Act::Import { .. }) => (
+                Reason::NameTakenByKeyOrSecret,
+                "a plain key or secret of this name stands in the way: choose another certificateName, or delete and \
+                 purge it in the vault"
+                    .into(),
+            ),
+            (_, _, Act::Import { .. } | Act::SetTags | Act::Read) => (
+                Reason::Unavailable,
+                "the vault is busy with something else of this name; it is tried again".into(),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyvault_sync_core::names::Cloud;
+    use keyvault_sync_core::reason::Fault;
+
+    use super::*;
+
+    fn with_call<T>(act: Act, check: impl FnOnce(&Call<'_>) -> T) -> T {
+        let host = VaultHost::from_host("contoso.vault.azure.net", &Cloud::ALL).unwrap();
+        let name = CertificateName::parse("web-prod").unwrap();
+        let identity = Identity::WorkloadIdentity {
+            tenant_id: "tenant-1".into(),
+            client_id: "client-1".into(),
+            token_file: "/token".into(),
+        };
+        check(&Call { host: &host, name: &name, identity: &identity, act })
+    }
+
+    fn answer(status: u16, code: &str, inner: &str) -> Answer {
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let akv = inner.starts_with("AKV").then(|| inner.to_owned());
+        Answer {
+            status,
+            code: some(code),
+            inner: some(inner).filter(|_| akv.is_none()),
+            akv,
+            ..Answer::default()
+        }
+    }
+
+    const IMPORT: Act = Act::Import { bundle_bytes: 4_000 };
+
+    #[test]
+    fn every_answer_has_its_reason_its_fault_and_the_missing_action() {
+        use Fault::{Blocked, Transient};
+        for (act, status, code, inner, reason, fault, says) in [
+            (
+                Act::Read,
+                401,
+                "Unauthorized",
+                "AKV10032",
+                Reason::AuthenticationFailed,
+                Blocked,
+                "set tenantId to the tenant",
+            ),
+            (
+                Act::Read,
+                401,
+                "Unauthorized",
+                "AKV10000",
+                Reason::AuthenticationFailed,
+                Blocked,
+                "client \"client-1\"",
+            ),
+            (Act::Read, 401, "", "", Reason::AuthenticationFailed, Blocked, "check tenantId"),
+            (
+                IMPORT,
+                403,
+                "Forbidden",
+                "ForbiddenByRbac",
+                Reason::Forbidden,
+                Blocked,
+                "\"Key Vault Certificates Officer\"",
+            ),
+            (
+                IMPORT,
+                403,
+                "Forbidden",
+                "ForbiddenByPolicy",
+                Reason::Forbidden,
+                Blocked,
+                "get, list, import and update",
+            ),
+            (
+                IMPORT,
+                403,
+                "Forbidden",
+                "ForbiddenByFirewall",
+                Reason::FirewallBlocked,
+                Blocked,
+                "outbound address",
+            ),
+            (
+                IMPORT,
+                403,
+                "Forbidden",
+                "ForbiddenByConnection",
+                Reason::FirewallBlocked,
+                Blocked,
+                "private endpoint",
+            ),
+            (Act::Read, 403, "Forbidden", "SecretDisabled", Reason::DisabledInVault, Blocked, "enable it"),
+            (Act::Read, 403, "Forbidden", "SomethingNew", Reason::Forbidden, Blocked, "SomethingNew"),
+            (Act::Read, 403, "", "", Reason::Forbidden, Blocked, "\"Key Vault Certificates Officer\""),
+            (IMPORT, 409, "Conflict", "ObjectIsDeletedButRecoverable", Reason::SoftDeleted, Blocked, "purge"),
+            (IMPORT, 409, "Conflict", "ObjectIsBeingDeleted", Reason::BeingDeleted, Transient, "deleting"),
+            (IMPORT, 409, "Conflict", "ObjectIsBeingRecovered", Reason::Recovering, Transient, "recovering"),
+            (IMPORT, 409, "Forbidden", "", Reason::OperationPending, Transient, "pending"),
+            (IMPORT, 409, "Conflict", "", Reason::NameTakenByKeyOrSecret, Blocked, "plain key or secret"),
+            (Act::SetTags, 409, "Conflict", "", Reason::Unavailable, Transient, "tried again"),
+            (IMPORT, 409, "Conflict", "SomethingNew", Reason::Unavailable, Transient, "SomethingNew"),
+            (IMPORT, 400, "BadParameter", "", Reason::VaultRejected, Blocked, "--pfx-encryption"),
+            (Act::SetTags, 400, "BadParameter", "", Reason::VaultRejected, Blocked, "tags"),
+            (IMPORT, 413, "", "", Reason::VaultRejected, Blocked, "HTTP 413"),
+            (Act::SetTags, 404, "CertificateNotFound", "", Reason::Unavailable, Transient, "looked at again"),
+            (Act::Read, 404, "ResourceNotFound", "", Reason::VaultRejected, Blocked, "ResourceNotFound"),
+            (Act::Read, 404, "", "", Reason::VaultUnreachable, Blocked, "not an answer of Key Vault"),
+            (Act::Read, 302, "", "", Reason::VaultUnreachable, Blocked, "redirects are never followed"),
+            (Act::Read, 204, "", "", Reason::VaultUnreachable, Blocked, "HTTP 204"),
+            (Act::Read, 429, "Throttled", "", Reason::Throttled, Transient, "less often"),
+            (Act::Read, 408, "", "", Reason::Unavailable, Transient, "tried again"),
+            (Act::Read, 500, "InternalServerError", "", Reason::Unavailable, Transient, "failure"),
+            (IMPORT, 503, "", "", Reason::Unavailable, Transient, "read before it is tried again"),
+            (IMPORT, 599, "", "", Reason::Unavailable, Transient, "HTTP 599"),
+        ] {
+            let error = with_call(act, |call| call.refused(&answer(status, code, inner)));
+            let seen = (error.problem.reason, error.problem.reason.fault(), error.status);
+            assert_eq!(seen, (reason, Some(fault), Some(status)), "{status} {code} {inner}");
+            for part in [says, "web-prod", "contoso.vault.azure.net"] {
+                assert!(error.to_string().contains(part), "{part:?} in {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_write_is_certainly_not_carried_out_only_where_it_was_refused_or_never_sent() {
+        use Landed::{No, Unknown};
+        let refused = |status| move |call: &Call<'_>| call.refused(&answer(status, "", ""));
+        let unanswered = |error: NoAnswer, sent| move |call: &Call<'_>| call.unanswered(&error, sent);
+        type Outcome = Box<dyn Fn(&Call<'_>) -> VaultError>;
+        let rows: Vec<(Outcome, Landed)> = vec![
+            (Box::new(refused(400)), No),
+            (Box::new(refused(401)), No),
+            (Box::new(refused(403)), No),
+            (Box::new(refused(404)), No),
+            (Box::new(refused(409)), No),
+            (Box::new(refused(429)), No),
+            (Box::new(refused(302)), No),
+            (Box::new(refused(408)), Unknown),
+            (Box::new(refused(500)), Unknown),
+            (Box::new(refused(503)), Unknown),
+            (Box::new(unanswered(NoAnswer::Dns(String::new()), true)), No),
+            (Box::new(unanswered(NoAnswer::Connect(String::new()), true)), No),
+            (Box::new(unanswered(NoAnswer::Tls(String::new()), true)), No),
+            (Box::new(unanswered(NoAnswer::Lost(String::new()), true)), Unknown),
+            (Box::new(unanswered(NoAnswer::Lost(String::new()), false)), No),
+            (Box::new(unanswered(NoAnswer::Timeout, true)), Unknown),
+            (Box::new(unanswered(NoAnswer::Timeout, false)), No),
+            (Box::new(unanswered(NoAnswer::TooLarge, true)), Unknown),
+            (Box::new(|call: &Call<'_>| call.timed_out(Duration::from_secs(10), true)), Unknown),
+            (Box::new(|call: &Call<'_>| call.timed_out(Duration::from_secs(10), false)), No),
+            (Box::new(|call: &Call<'_>| call.undecodable("it is empty")), Unknown),
+            (Box::new(|call: &Call<'_>| call.not_a_vault()), No),
+        ];
+        for (index, (outcome, landed)) in rows.iter().enumerate() {
+            for act in [IMPORT, Act::SetTags] {
+                assert_eq!(with_call(act, outcome).landed, *landed, "row {index}");
+            }
+            assert_eq!(with_call(Act::Read, outcome).landed, No, "row {index}: a read changes nothing");
+        }
+    }
+
+    #[test]
+    fn the_size_of_a_refused_bundle_is_named_near_the_limit_only() {
+        for (bundle_bytes, named) in [(4_000, false), (17_000, false), (17_500, true), (40_000, true)] {
+            let error = with_call(Act::Import { bundle_bytes }, |call| {
+                call.refused(&answer(400, "BadParameter", ""))
+            });
+            assert_eq!(error.to_string().contains(&bundle_bytes.to_string()), named, "{error}");
+            assert!(error.to_string().contains("--pfx-encryption"), "{error}");
+        }
+    }
+}
