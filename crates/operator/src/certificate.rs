@@ -40,7 +40,7 @@ pub(crate) async fn reconcile(
     if context.stop.is_cancelled() {
         return Ok(Action::await_change());
     }
-    let claim = context.written.newest(claim);
+    let claim = context.world.written.newest(claim);
     if claim.spec.release.is_some() {
         return Ok(apply::give_up(&claim, &context).await);
     }
@@ -157,7 +157,7 @@ impl<'a> Round<'a> {
         let Some(permit) = permit else { return Ok(false) };
         let shown =
             self.context.world.claim(&self.claim.name_any()).unwrap_or_else(|| Arc::clone(&self.claim));
-        let claim = self.context.written.newest(shown);
+        let claim = self.context.world.written.newest(shown);
         let route = observe::route(&claim, self.context);
         self.observed = observe::from_cluster(&claim, &route, self.context);
         (self.claim, self.route, self.permit) = (claim, route, Some(permit));

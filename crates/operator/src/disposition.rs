@@ -55,7 +55,7 @@ pub(crate) fn of(
     match reason.fault() {
         None => Disposition {
             retry: None,
-            ready: Ready::Yes,
+            ready: if reason == Reason::Suspended { Ready::AsBefore } else { Ready::Yes },
             warns: reason == Reason::IncompleteChain,
             is_stalled: false,
         },

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use keyvault_sync_api::conditions::{self, Holds, READY, Statement};
-use keyvault_sync_api::constants::KEY_VAULT_FIELD_MANAGER;
+use keyvault_sync_api::constants::{GROUP, KEY_VAULT_FIELD_MANAGER, VERSION};
 use keyvault_sync_api::{Grant as GrantSpec, KeyVault, KeyVaultStatus, LabelOperator, LabelSelector};
 use keyvault_sync_core::grants::{Grant, Requirement};
 use keyvault_sync_core::names::VaultHost;
@@ -171,7 +171,8 @@ pub(crate) async fn reconcile(key_vault: Arc<KeyVault>, context: Arc<Context>) -
         return Ok(Action::await_change());
     }
     let api: Api<KeyVault> = Api::all(context.client.clone());
-    let patch = json!({"apiVersion": "keyvaultsync.io/v1alpha1", "kind": "KeyVault", "status": status});
+    let api_version = format!("{GROUP}/{VERSION}");
+    let patch = json!({"apiVersion": api_version, "kind": "KeyVault", "status": status});
     let name = key_vault.name_any();
     let params = PatchParams::apply(KEY_VAULT_FIELD_MANAGER).force();
     match call("status of a KeyVault", api.patch_status(&name, &params, &Patch::Apply(&patch))).await {

@@ -7,6 +7,7 @@ mod disposition;
 mod health;
 mod keyvault;
 mod kubernetes;
+mod memory;
 mod pace;
 mod report;
 mod settings;
@@ -37,7 +38,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use zeroizing_alloc::ZeroAlloc;
 
-use context::{Context, Planned, Rounds, VaultClients, Written};
+use context::{Context, VaultClients};
 use health::Readiness;
 use settings::Settings;
 use telemetry::Metrics;
@@ -101,9 +102,6 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
             in_memory: Context::memory_bound(),
             pace: pace::Pace::default(),
             contacts: keyvault::Contacts::default(),
-            written: Written::default(),
-            rounds: Rounds::default(),
-            planned: Planned::default(),
             stop: stop.clone(),
             client,
             world,

@@ -21,7 +21,7 @@ use crate::context::Context;
 pub(crate) async fn reconcile(sync: Arc<KeyVaultSync>, context: Arc<Context>) -> Result<Action, Infallible> {
     if sync.metadata.deletion_timestamp.is_some() {
         // Held back by somebody's finalizer: it wishes for nothing any more, and nothing waits for its plan.
-        context.planned.note(&sync.uid().unwrap_or_default());
+        context.world.planned.note(&sync.uid().unwrap_or_default());
         return Ok(Action::await_change());
     }
     if context.stop.is_cancelled() {
@@ -31,6 +31,6 @@ pub(crate) async fn reconcile(sync: Arc<KeyVaultSync>, context: Arc<Context>) ->
     let held = observe::held(&sync, &wish, &context);
     let plan = claims::plan(&wish.owner, &wish.rows, &held, wish.may_release);
     let applied = apply::acts(&sync, &wish, plan, &context).await;
-    context.planned.note(&sync.uid().unwrap_or_default());
+    context.world.planned.note(&sync.uid().unwrap_or_default());
     Ok(status::report(&context, &sync, &wish, &applied).await)
 }

@@ -14,6 +14,7 @@ use kube::{Client, Resource, ResourceExt};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::health::Readiness;
+use crate::memory::{Planned, Rounds, Written};
 use crate::telemetry::Metrics;
 use crate::watch::{self, Change};
 
@@ -111,6 +112,12 @@ pub(crate) struct World {
     pub secrets: Store<SecretMeta>,
     /// Wakes the controllers.
     pub wake: Wake,
+    /// Claims as we wrote them last, until the watch shows them.
+    pub(crate) written: Written,
+    /// What a claim's rounds leave behind.
+    pub(crate) rounds: Rounds,
+    /// Resources planned since the start.
+    pub(crate) planned: Planned,
     metrics: Arc<Metrics>,
     index: Mutex<Index>,
 }
@@ -133,6 +140,9 @@ impl World {
             namespaces,
             secrets,
             wake,
+            written: Written::default(),
+            rounds: Rounds::default(),
+            planned: Planned::default(),
             metrics,
             index: Mutex::default(),
         });
@@ -255,6 +265,7 @@ impl World {
                 }
             }
             Change::Gone(sync) => {
+                self.planned.forget(&sync.uid().unwrap_or_default());
                 let (namespace, name) = (sync.namespace().unwrap_or_default(), sync.name_any());
                 for claim in self.claims_of(&namespace, &name) {
                     self.wake.orphan(ObjectRef::from_obj(claim.as_ref()));
@@ -305,6 +316,8 @@ impl World {
             }
             Change::Gone(claim) => {
                 self.enter(Some(claim), None);
+                self.written.forget(&claim.name_any());
+                self.rounds.forget(&claim.uid().unwrap_or_default());
                 self.wake.sync(owner_ref(claim));
                 for loser in self.index().losers.remove(&claim.name_any()).into_iter().flatten() {
                     self.wake.sync(loser);

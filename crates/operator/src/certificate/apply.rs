@@ -59,7 +59,7 @@ pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
     let outcome = match answer {
         Ok(facts) => {
             let receipt = receipt(&round, write, facts);
-            if let Some(seen) = round.context.rounds.pushed(&round.claim.uid().unwrap_or_default()) {
+            if let Some(seen) = round.context.world.rounds.pushed(&round.claim.uid().unwrap_or_default()) {
                 round.context.metrics.push_seconds.observe(Instant::now().duration_since(seen).as_secs_f64());
             }
             Outcome::Written(Box::new(receipt))
@@ -137,7 +137,7 @@ pub(super) async fn replace_status(
     let name = claim.name_any();
     let now = call("status of a claim", api.replace_status(&name, &PostParams::default(), &changed)).await?;
     let now = Arc::new(now);
-    context.written.note(claim, Arc::clone(&now));
+    context.world.written.note(claim, Arc::clone(&now));
     Ok(now)
 }
 
@@ -197,7 +197,6 @@ pub(super) async fn give_up(claim: &KeyVaultCertificate, context: &Context) -> A
     };
     match call("removal of a claim", api.delete(&claim.name_any(), &params)).await {
         Ok(_) => {
-            context.rounds.forget(&claim.uid().unwrap_or_default());
             tracing::info!(
                 kind = "KeyVaultCertificate",
                 name = claim.name_any(),

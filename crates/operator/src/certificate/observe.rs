@@ -96,10 +96,10 @@ pub(crate) fn from_cluster(
         claim.status.as_ref().and_then(|status| status.observed_generation) != claim.metadata.generation;
     let is_due = route.as_ref().is_ok_and(|route| {
         let tick = comparison_tick(&route.vault.host, route.vault.resync_secs, now);
-        context.rounds.is_comparison_due(&claim.uid().unwrap_or_default(), tick)
+        context.world.rounds.is_comparison_due(&claim.uid().unwrap_or_default(), tick)
     });
     if source != memory.source {
-        context.rounds.changed(&claim.uid().unwrap_or_default());
+        context.world.rounds.changed(&claim.uid().unwrap_or_default());
     }
     Observed {
         desired: desired(claim, context),

@@ -131,7 +131,7 @@ pub(crate) async fn report(
     let uid = claim.uid().unwrap_or_default();
     if let (true, Some(route)) = (!matches!(observed.newest, Look::NotYet), route) {
         let tick = comparison_tick(&route.vault.host, route.vault.resync_secs, observed.now);
-        context.rounds.compared(&uid, tick);
+        context.world.rounds.compared(&uid, tick);
     }
     let before = claim.status.clone().unwrap_or_default();
     let (reason, text) = words(&outcome, claim, observed);
@@ -141,9 +141,9 @@ pub(crate) async fn report(
     };
     let lasted = before.first_failed_at.as_ref().map_or(0, |since| now() - since.0.as_second());
     let failures = match reason.fault() {
-        Some(Fault::Transient | Fault::Bug) => context.rounds.failed(&uid),
+        Some(Fault::Transient | Fault::Bug) => context.world.rounds.failed(&uid),
         _ => {
-            context.rounds.went_well(&uid);
+            context.world.rounds.went_well(&uid);
             0
         }
     };

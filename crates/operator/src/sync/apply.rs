@@ -116,14 +116,14 @@ pub(crate) async fn change(
     edit: impl FnOnce(&mut KeyVaultCertificate),
 ) -> Result<(), Failure> {
     let Some(shown) = context.world.claim(name.as_str()) else { return Err(Failure::Race) };
-    let before = context.written.newest(shown);
+    let before = context.world.written.newest(shown);
     let mut claim = KeyVaultCertificate::clone(&before);
     edit(&mut claim);
     claim.labels_mut().insert(INSTALLATION_LABEL.into(), context.settings.installation.clone());
     let api: Api<KeyVaultCertificate> = Api::all(context.client.clone());
     let params = PostParams { field_manager: Some(SYNC_FIELD_MANAGER.into()), ..PostParams::default() };
     let now = call("a claim", api.replace(name.as_str(), &params, &claim)).await?;
-    context.written.note(&before, Arc::new(now));
+    context.world.written.note(&before, Arc::new(now));
     Ok(())
 }
 

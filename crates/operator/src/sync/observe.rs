@@ -29,7 +29,7 @@ pub(crate) fn held(
     let host = wish.vault.as_ref().ok().map(|vault| &vault.host);
     mine.into_iter()
         .chain(wanted)
-        .filter_map(|claim| entry(&context.written.newest(claim), host, context))
+        .filter_map(|claim| entry(&context.world.written.newest(claim), host, context))
         .collect()
 }
 
@@ -73,6 +73,6 @@ pub(crate) fn own_claim(
     uid: &str,
     context: &Context,
 ) -> Option<std::sync::Arc<KeyVaultCertificate>> {
-    let claim = context.written.newest(context.world.claim(name.as_str())?);
+    let claim = context.world.written.newest(context.world.claim(name.as_str())?);
     (claim.spec.owner.uid == uid).then_some(claim)
 }

@@ -38,7 +38,7 @@ pub(crate) async fn reconcile(
     claim: Arc<KeyVaultCertificate>,
     context: Arc<Context>,
 ) -> Result<Action, Infallible> {
-    let claim = context.written.newest(claim);
+    let claim = context.world.written.newest(claim);
     if context.stop.is_cancelled() || claim.spec.release.is_some() {
         return Ok(Action::await_change());
     }
@@ -48,7 +48,7 @@ pub(crate) async fn reconcile(
         .syncs
         .state()
         .iter()
-        .all(|sync| context.planned.is_planned(&sync.uid().unwrap_or_default()))
+        .all(|sync| context.world.planned.is_planned(&sync.uid().unwrap_or_default()))
     {
         return Ok(Action::requeue(START_RETRY));
     }

@@ -80,13 +80,15 @@ pub(crate) async fn report(context: &Context, sync: &KeyVaultSync, wish: &Wish, 
     if is_same(&before, &after) {
         return Action::requeue(again);
     }
-    if let Some(wait) = context.planned.written(&uid).and_then(|at| AT_MOST_EVERY.checked_sub(at.elapsed())) {
+    if let Some(wait) =
+        context.world.planned.written(&uid).and_then(|at| AT_MOST_EVERY.checked_sub(at.elapsed()))
+    {
         return Action::requeue(wait);
     }
     if !write(context, sync, &after).await {
         return Action::requeue(RETRY);
     }
-    context.planned.wrote(&uid);
+    context.world.planned.wrote(&uid);
     tell(context, sync, wish, &before, &standings).await;
     Action::requeue(again)
 }
