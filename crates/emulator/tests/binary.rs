@@ -1,0 +1,190 @@
+//! The binary: what it prints can be pasted, its admin API looks and breaks, and a signal ends it cleanly.
+//! Leaves the emulator itself to the other test files.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{Answer, Key, PATIENCE, SUBJECT, TestIssuer, make};
+use reqwest::{Certificate, Client, Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout};
+
+/// A running binary, ended by its id when the test ends, however it does.
+struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    printed: Vec<String>,
+}
+
+impl Running {
+    async fn start(cache: &Path, flags: &[&str]) -> Self {
+        let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_keyvault-emulator"))
+            .args(flags)
+            .env("XDG_CACHE_HOME", cache)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut running = Self { child, lines, printed: Vec::new() };
+        while !running.printed.last().is_some_and(|line| line.starts_with("ready")) {
+            let line = tokio::time::timeout(PATIENCE, running.lines.next_line()).await.unwrap().unwrap();
+            running.printed.push(line.expect("it ended before it was ready"));
+        }
+        running
+    }
+
+    /// What follows a label.
+    fn told(&self, label: &str) -> &str {
+        self.printed.iter().find_map(|line| line.strip_prefix(label)).expect(label).trim()
+    }
+
+    async fn ended_by(mut self, signal: &str) -> Option<i32> {
+        let id = self.child.id().unwrap().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+        tokio::time::timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap().code()
+    }
+}
+
+#[tokio::test]
+async fn without_flags_but_a_port_it_is_a_usable_vault_and_the_printed_lines_work() {
+    let cache = tempfile::tempdir().unwrap();
+    let running = Running::start(cache.path(), &["--listen", "127.0.0.1:0"]).await;
+    let secret = std::fs::read_to_string(running.told("client secret")).unwrap();
+    assert!(!running.printed.join("\n").contains(secret.trim()), "the client secret was printed");
+    if Command::new("curl").arg("--version").output().is_ok() {
+        let script: Vec<_> = running.printed.iter().filter_map(|line| line.strip_prefix("  ")).collect();
+        let output = Command::new("sh").args(["-ec", &script.join("\n")]).output().unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+        assert_eq!(answer["value"], json!([]), "{answer}");
+    }
+    assert_eq!(running.ended_by("-INT").await, Some(0));
+    let again = Running::start(cache.path(), &["--listen", "127.0.0.1:0"]).await;
+    assert_eq!(
+        std::fs::read_to_string(again.told("client secret")).unwrap(),
+        secret,
+        "what was pasted stays right"
+    );
+    assert_eq!(again.ended_by("-TERM").await, Some(0));
+}
+
+#[tokio::test]
+async fn flags_set_up_federation_and_the_admin_api_looks_and_breaks() {
+    let cache = tempfile::tempdir().unwrap();
+    let issuer = TestIssuer::new("key-1");
+    let (jwks, secret, ca) = ("jwks.json", "secret", "ca.pem");
+    let file = |name: &str| cache.path().join(name).display().to_string();
+    std::fs::write(file(jwks), issuer.jwks().to_string()).unwrap();
+    std::fs::write(file(secret), "hush\n").unwrap();
+    let (host, tenant, app) = ("fabrikam.vault.azure.net", "tenant-1", "app-1");
+    let running = Running::start(
+        cache.path(),
+        &[
+            "--listen",
+            "127.0.0.1:0",
+            "--vault",
+            host,
+            "--vault",
+            "contoso.vault.azure.net",
+            "--tenant",
+            tenant,
+            "--application",
+            app,
+            "--federated",
+            &format!("issuer={},subject={SUBJECT}", common::ISSUER),
+            "--client-secret-file",
+            &file(secret),
+            "--trust-issuer",
+            &format!("{}={}", common::ISSUER, file(jwks)),
+            "--ca-out",
+            &file(ca),
+        ],
+    )
+    .await;
+    let address = running.told("listening on").trim_start_matches("https://").parse().unwrap();
+    let client = Client::builder()
+        .tls_certs_only([Certificate::from_pem(&std::fs::read(file(ca)).unwrap()).unwrap()])
+        .no_proxy()
+        .timeout(PATIENCE)
+        .resolve(host, address)
+        .resolve(common::ENTRA, address)
+        .build()
+        .unwrap();
+    let assertion = issuer.assertion(json!({}));
+    let form = [
+        ("grant_type", "client_credentials"),
+        ("client_id", app),
+        ("scope", "https://vault.azure.net/.default"),
+        ("client_assertion", &assertion),
+        ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+    ];
+    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+    let token = client.post(format!("https://{}/{tenant}/oauth2/v2.0/token", common::ENTRA)).body(body);
+    let token = Answer::of(token.send().await.unwrap()).await.ok();
+    let token = token["access_token"].as_str().unwrap();
+    let import = async || {
+        let url = format!("https://{host}/certificates/web/import?api-version=7.4");
+        let body = make("web", Key::P256, Key::P256, false).body();
+        Answer::of(client.post(url).bearer_auth(token).json(&body).send().await.unwrap()).await
+    };
+    import().await.ok();
+
+    let admin = running.told("admin API").to_owned();
+    let ask = async |method: Method, path: &str, body: Value| {
+        let request = client.request(method, format!("{admin}/{path}")).json(&body);
+        Answer::of(request.send().await.unwrap()).await
+    };
+    let web = format!("vaults/{host}/certificates/web");
+    let stored = ask(Method::GET, &web, Value::Null).await.ok();
+    assert_eq!(stored["versions"][0]["chain_der"].as_array().unwrap().len(), 3);
+    let fault = json!({"operation": "Import", "times": 1, "effect": {"kind": "status", "status": 429, "code": "Throttled", "retryAfter": "3"}});
+    let id = ask(Method::POST, "faults", fault).await.ok()["id"].clone();
+    let refused = import().await;
+    assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (429, "3"));
+    ask(Method::DELETE, &format!("faults/{id}"), Value::Null).await.ok();
+    assert_eq!(ask(Method::DELETE, "faults/77", Value::Null).await.status, StatusCode::NOT_FOUND);
+    let journal = ask(Method::GET, "journal?operation=Import", Value::Null).await.ok();
+    let statuses: Vec<_> =
+        journal.as_array().unwrap().iter().map(|call| call["status"].as_u64().unwrap()).collect();
+    assert_eq!(statuses, [200, 429]);
+
+    assert_eq!(
+        ask(Method::POST, &format!("{web}/disable"), Value::Null).await.ok()["versions"][0]["enabled"],
+        false
+    );
+    ask(Method::POST, &format!("{web}/tags"), json!({"a": "b"})).await.ok();
+    ask(Method::POST, &format!("{web}/state"), json!({"state": "BeingDeleted"})).await.ok();
+    assert_eq!(import().await.refusal(), (409, "Conflict", "ObjectIsBeingDeleted"));
+    ask(Method::POST, &format!("{web}/purge"), Value::Null).await.ok();
+    ask(Method::POST, &format!("vaults/{host}/permissions/{app}/none"), Value::Null).await.ok();
+    assert_eq!(import().await.refusal(), (403, "Forbidden", "ForbiddenByRbac"));
+    let rebound = client.get(format!("{admin}/journal")).header("host", "evil.example").send().await.unwrap();
+    assert_eq!(rebound.status(), StatusCode::FORBIDDEN);
+    assert_eq!(running.ended_by("-INT").await, Some(0));
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_a_sentence_and_status_1() {
+    let cache = tempfile::tempdir().unwrap();
+    let rows: [(&[&str], &str); 4] = [
+        (&["--listen", "0.0.0.0:0"], "no loopback address"),
+        (&["--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0"], "no loopback address"),
+        (&["--listen", "127.0.0.1:0", "--client-secret-file", "/nonexistent"], "/nonexistent"),
+        (&["--federated", "issuer=a"], "subject=… is missing"),
+    ];
+    for (flags, words) in rows {
+        let output = Command::new(env!("CARGO_BIN_EXE_keyvault-emulator"))
+            .args(flags)
+            .env("XDG_CACHE_HOME", cache.path())
+            .output()
+            .unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && complaint.contains(words), "{flags:?}: {complaint}");
+    }
+}

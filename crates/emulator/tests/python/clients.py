@@ -1,0 +1,134 @@
+"""The official Azure clients for Python against the emulator, challenge verification on.
+
+Reads its settings as JSON from standard input: port, ca_file, vault, tenant, client_id, client_secret, assertion,
+wrong_assertion, pfx (base64), password, chain (list of base64 DER, leaf first), key (base64 PKCS#8).
+Prints one line per promise that held; any failure ends it with a traceback and status 1.
+"""
+
+import base64
+import json
+import os
+import socket
+import sys
+
+settings = json.load(sys.stdin)
+os.environ["REQUESTS_CA_BUNDLE"] = settings["ca_file"]
+for proxy in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+    os.environ.pop(proxy, None)
+
+EMULATED = (".vault.azure.net", "login.microsoftonline.com")
+look_up = socket.getaddrinfo
+
+
+def look_up_at_emulator(host, port, *args, **kwargs):
+    """Sends connections for Azure's hosts to the emulator; host names, TLS and URLs stay as they are."""
+    if not str(host).endswith(EMULATED):
+        raise socket.gaierror(f"the test must not reach {host}")
+    return look_up("127.0.0.1", settings["port"], *args, **kwargs)
+
+
+socket.getaddrinfo = look_up_at_emulator
+
+from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
+from azure.identity import ClientAssertionCredential, ClientSecretCredential
+from azure.keyvault.certificates import CertificateClient, CertificateContentType, CertificatePolicy, KeyType
+from azure.keyvault.secrets import SecretClient
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
+
+vault_url = "https://" + settings["vault"]
+tenant, client_id = settings["tenant"], settings["client_id"]
+pfx = base64.b64decode(settings["pfx"])
+password = settings["password"]
+expected_chain = [base64.b64decode(der) for der in settings["chain"]]
+expected_key = base64.b64decode(settings["key"])
+
+
+def held(promise):
+    print("held:", promise, flush=True)
+
+
+def expect(error, call):
+    try:
+        call()
+    except error as caught:
+        return caught
+    raise AssertionError(f"{error.__name__} was expected")
+
+
+by_assertion = ClientAssertionCredential(tenant, client_id, lambda: settings["assertion"])
+by_secret = ClientSecretCredential(tenant, client_id, settings["client_secret"])
+certificates = CertificateClient(vault_url, by_assertion)
+secrets = SecretClient(vault_url, by_secret)
+
+policy = CertificatePolicy(
+    issuer_name="Unknown",
+    exportable=True,
+    key_type=KeyType.ec,
+    key_size=256,
+    key_curve_name="P-256",
+    reuse_key=False,
+    content_type=CertificateContentType.pkcs12,
+)
+first = certificates.import_certificate("python-web", pfx, password=password, policy=policy, tags={"n": "1"})
+second = certificates.import_certificate("python-web", pfx, password=password, policy=policy, tags={"n": "2"})
+assert first.properties.version != second.properties.version
+assert bytes(second.cer) == expected_chain[0]
+assert second.policy.issuer_name == "Unknown" and second.policy.key_curve_name == "P-256"
+assert not second.policy.lifetime_actions, second.policy.lifetime_actions
+held("import by federated assertion")
+
+latest = certificates.get_certificate("python-web")
+assert latest.properties.version == second.properties.version
+old = certificates.get_certificate_version("python-web", first.properties.version)
+assert old.properties.tags == {"n": "1"} and latest.properties.tags == {"n": "2"}
+assert latest.properties.recoverable_days == 90 and latest.properties.enabled
+assert latest.properties.expires_on > latest.properties.not_before
+held("get by name and by version")
+
+versions = {found.version for found in certificates.list_properties_of_certificate_versions("python-web")}
+assert versions == {first.properties.version, second.properties.version}, versions
+listed = [found.name for found in certificates.list_properties_of_certificates()]
+assert len(listed) == len(set(listed)) == settings["listed"], listed
+held("versions, and lists over several pages")
+
+certificates.update_certificate_properties("python-web", first.properties.version, tags={"n": "3"}, enabled=False)
+old = certificates.get_certificate_version("python-web", first.properties.version)
+assert old.properties.tags == {"n": "3"} and not old.properties.enabled
+assert certificates.get_certificate("python-web").properties.tags == {"n": "2"}
+held("update of one version")
+
+secret = secrets.get_secret("python-web")
+assert secret.properties.content_type == "application/x-pkcs12"
+key, leaf, others = pkcs12.load_key_and_certificates(base64.b64decode(secret.value), None)
+chain = [found.public_bytes(Encoding.DER) for found in [leaf, *others]]
+assert chain[0] == expected_chain[0] and sorted(chain) == sorted(expected_chain)
+der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+public = key.public_key().public_numbers()
+assert public == leaf.public_key().public_numbers()
+assert der == expected_key
+held("chain and key read back by client secret")
+
+refused = expect(HttpResponseError, lambda: secrets.get_secret("python-web", first.properties.version))
+assert refused.status_code == 403 and refused.error.innererror["code"] == "SecretDisabled", refused
+missing = expect(ResourceNotFoundError, lambda: certificates.get_certificate("python-none"))
+assert missing.error.code == "CertificateNotFound", missing
+bad = expect(HttpResponseError, lambda: certificates.import_certificate("python-web", pfx, password="wrong"))
+assert bad.status_code == 400 and bad.error.code == "BadParameter", bad
+held("refusals with code and inner code")
+
+wrong = ClientAssertionCredential(tenant, client_id, lambda: settings["wrong_assertion"])
+refused = expect(ClientAuthenticationError, lambda: CertificateClient(vault_url, wrong).get_certificate("python-web"))
+assert "AADSTS700213" in refused.message, refused.message
+wrong = ClientSecretCredential(tenant, client_id, "wrong")
+refused = expect(ClientAuthenticationError, lambda: CertificateClient(vault_url, wrong).get_certificate("python-web"))
+assert "AADSTS7000215" in refused.message, refused.message
+held("wrong identities told apart by AADSTS code")
+
+certificates.begin_delete_certificate("python-web").wait()
+expect(ResourceNotFoundError, lambda: certificates.get_certificate("python-web"))
+conflict = expect(HttpResponseError, lambda: certificates.import_certificate("python-web", pfx, password=password))
+assert conflict.status_code == 409, conflict
+assert conflict.error.innererror["code"] == "ObjectIsDeletedButRecoverable", conflict
+certificates.begin_recover_deleted_certificate("python-web").wait()
+assert certificates.get_certificate("python-web").properties.version == second.properties.version
+held("delete and recover")
