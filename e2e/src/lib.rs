@@ -1,0 +1,21 @@
+//! A real Kubernetes control plane on loopback, and what tests and the demo need around it: processes that surely end,
+//! certificates, waiting. Knows nothing of the operator's insides; the promises themselves are in `tests/`.
+
+pub mod certificates;
+pub mod cluster;
+mod control_plane;
+mod guardian;
+mod kubeconfig;
+pub mod leaks;
+pub mod operator;
+pub mod process;
+pub mod promises;
+pub mod scene;
+pub mod stage;
+pub mod tools;
+pub mod wait;
+
+pub use cluster::LocalCluster;
+pub use process::Process;
+pub use scene::Scene;
+pub use stage::Stage;

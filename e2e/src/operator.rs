@@ -1,0 +1,186 @@
+//! The operator as a process of its own: built once, started with its settings, ready, and ended in every way it can end.
+//! What surrounds it (cluster, vaults, identity) is left to `stage`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+
+use crate::process::Process;
+use crate::wait::{self, Seen};
+
+/// Names a ready binary; without it the workspace's own is built.
+pub const BINARY_VARIABLE: &str = "KEYVAULT_SYNC_BIN";
+
+/// One request to the operator's own page.
+const PAGE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Lines of the log that a failure shows.
+const TAIL_LINES: usize = 60;
+
+/// Settings of the environment that are the caller's, not the test's: a proxy cannot reach loopback.
+const FOREIGN_VARIABLES: [&str; 8] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "AZURE_AUTHORITY_HOST",
+    "KEYVAULT_SYNC_CLUSTER_ID",
+];
+
+/// A running operator. Dropping it kills it.
+#[derive(Debug)]
+pub struct Operator {
+    process: Process,
+    log: PathBuf,
+    health: SocketAddr,
+}
+
+impl Operator {
+    /// Starts the binary with these arguments and environment variables and waits until `/readyz` says yes. Its log goes
+    /// to the file `log`.
+    ///
+    /// # Errors
+    /// It cannot be built or started, ends, or does not become ready; the message has the end of its log.
+    pub async fn start(arguments: &[String], variables: &[(&str, &str)], log: &Path) -> anyhow::Result<Operator> {
+        let mut command = Command::new(binary().await?);
+        command.args(arguments).args(["--log-format=json", "--health-address=127.0.0.1:0"]);
+        for variable in FOREIGN_VARIABLES {
+            command.env_remove(variable);
+        }
+        command.envs(variables.iter().copied());
+        let process = Process::spawn("keyvault-sync", &command, log)?;
+        let with_log = || format!("the end of the operator's log:\n{}", process.log_tail(TAIL_LINES));
+        let health = wait::until("the operator to say where its health is served", || async {
+            Ok(match (health_address(&read(log)), process.exited()) {
+                (Some(address), _) => Seen::Done(Some(address)),
+                (None, Some(_)) => Seen::Done(None),
+                (None, None) => Seen::NotYet("no such line in its log".into()),
+            })
+        })
+        .await
+        .with_context(with_log)?
+        .context("the operator has ended")
+        .with_context(with_log)?;
+        wait::until("the operator to be ready", || async {
+            ensure!(process.exited().is_none(), "it has ended");
+            let (status, body) = page(health, "/readyz").await?;
+            Ok(if status == 200 { Seen::Done(()) } else { Seen::NotYet(format!("{status}: {body}")) })
+        })
+        .await
+        .with_context(with_log)?;
+        Ok(Operator { process, log: log.to_path_buf(), health })
+    }
+
+    /// Ends it as the kernel does when memory is short. Returns when it is gone.
+    pub fn kill9(&self) {
+        self.process.kill9();
+    }
+
+    /// Ends it as the kubelet does (SIGTERM) and waits for that.
+    ///
+    /// # Errors
+    /// It did not end within a minute.
+    pub async fn terminate(&self) -> anyhow::Result<ExitStatus> {
+        self.process.terminate().await
+    }
+
+    /// Freezes it, sockets open.
+    pub fn suspend(&self) {
+        self.process.suspend();
+    }
+
+    /// Lets it go on after `suspend`.
+    pub fn resume(&self) {
+        self.process.resume();
+    }
+
+    /// Its exit status, if it has ended.
+    pub fn exited(&self) -> Option<ExitStatus> {
+        self.process.exited()
+    }
+
+    /// All it has logged.
+    pub fn log(&self) -> String {
+        read(&self.log)
+    }
+
+    /// `/metrics`.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn metrics(&self) -> anyhow::Result<String> {
+        match page(self.health, "/metrics").await? {
+            (200, body) => Ok(body),
+            (status, body) => bail!("/metrics answers {status}: {body}"),
+        }
+    }
+}
+
+/// The operator's program: the one that `KEYVAULT_SYNC_BIN` names, else the workspace's, built once a process.
+///
+/// # Errors
+/// It cannot be built; cargo's own words are on standard error.
+pub async fn binary() -> anyhow::Result<PathBuf> {
+    static BINARY: OnceCell<PathBuf> = OnceCell::const_new();
+    let build = || async {
+        match std::env::var_os(BINARY_VARIABLE) {
+            Some(path) => Ok(PathBuf::from(path)),
+            None => tokio::task::spawn_blocking(build).await?,
+        }
+    };
+    BINARY.get_or_try_init(build).await.cloned()
+}
+
+fn build() -> anyhow::Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["build", "--package=keyvault-sync", "--bin=keyvault-sync"])
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo to build the operator")?;
+    ensure!(output.status.success(), "the operator cannot be built ({})", output.status);
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
+        .next_back()
+        .context("cargo built the operator and did not say where it is")
+}
+
+/// From the log line that says where health is served.
+fn health_address(log: &str) -> Option<SocketAddr> {
+    log.lines()
+        .filter(|line| line.contains("/readyz"))
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find_map(|line| line["address"].as_str()?.parse().ok())
+}
+
+/// Status and body of a page over plain HTTP; the server closes after it (HTTP/1.0).
+async fn page(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    let answer = tokio::time::timeout(PAGE_LIMIT, exchange).await.context("no answer in time")??;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no HTTP status")?;
+    Ok((status, body.to_owned()))
+}
+
+fn read(log: &Path) -> String {
+    std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}

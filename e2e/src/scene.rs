@@ -1,0 +1,461 @@
+//! One test's part of a stage: a namespace, a vault and its KeyVault, an issuer; what a user does there, and what he sees.
+//! What ought to be seen is left to the tests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use keyvault_emulator::{Call, Emulator, Fault, FaultId, Operation, Permissions, StoredVersion};
+use keyvault_sync_api::conditions::{self, READY};
+use keyvault_sync_api::{CertificateState, CertificateStatus, KeyVault, KeyVaultCertificate, KeyVaultSync};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::Resource;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::certificates::{Authority, Issued, Leaf};
+use crate::stage::{CLIENT, Stage, TENANT};
+use crate::wait::{self, PATIENCE, Seen};
+
+/// Whose hands a test's are, in managed fields.
+const FIELD_MANAGER: &str = "promise-test";
+
+/// One test's part of a stage. Clones are the same part.
+#[derive(Clone)]
+pub struct Scene {
+    stage: Arc<Stage>,
+    name: String,
+    issuer: Arc<Authority>,
+}
+
+impl Scene {
+    /// A part of that name: its namespace, its vault and a KeyVault that grants the namespace every name.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn on(stage: Arc<Stage>, name: &str) -> anyhow::Result<Scene> {
+        let issuer = Arc::new(Authority::root("Example Root")?.intermediate("Example Intermediate")?);
+        let scene = Scene { stage, name: name.to_owned(), issuer };
+        scene.make_namespace(name).await?;
+        scene.make_vault(name);
+        scene.key_vault(name, scene.open_to_us()).await?;
+        Ok(scene)
+    }
+
+    /// The stage.
+    pub fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// The vaults.
+    pub fn emulator(&self) -> &Emulator {
+        &self.stage.emulator
+    }
+
+    /// Name of the namespace, of the vault and of its KeyVault.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Host of the vault.
+    pub fn host(&self) -> String {
+        host(&self.name)
+    }
+
+    // What a user or a platform team does.
+
+    /// Makes a namespace.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn make_namespace(&self, name: &str) -> anyhow::Result<()> {
+        self.put(&Api::<Namespace>::all(self.client()), name, &namespace(name)).await.map(drop)
+    }
+
+    /// Makes a vault in the cloud, empty, with the operator's identity as Key Vault Certificates Officer.
+    pub fn make_vault(&self, name: &str) {
+        self.emulator().add_vault(&host(name), TENANT);
+        self.emulator().allow(&host(name), CLIENT, Permissions::certificates_officer());
+    }
+
+    /// Applies a KeyVault with that specification.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn key_vault(&self, name: &str, spec: Value) -> anyhow::Result<KeyVault> {
+        self.put(&self.key_vaults(), name, &resource("KeyVault", None, name, spec)).await
+    }
+
+    /// The specification of our KeyVault: every name for our namespace.
+    pub fn open_to_us(&self) -> Value {
+        json!({"url": format!("https://{}", self.host()), "grants": [self.grant(&["*"])]})
+    }
+
+    /// A grant of names to our namespace.
+    pub fn grant(&self, push: &[&str]) -> Value {
+        json!({"namespaces": {"names": [self.name]}, "push": push})
+    }
+
+    /// Applies a KeyVaultSync of our namespace. Without `vaultRef` it refers to our KeyVault.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn sync(&self, name: &str, mut spec: Value) -> anyhow::Result<KeyVaultSync> {
+        if spec["vaultRef"].is_null() {
+            spec["vaultRef"] = json!({"name": self.name});
+        }
+        self.put(&self.syncs(), name, &resource("KeyVaultSync", Some(&self.name), name, spec)).await
+    }
+
+    /// A KeyVaultSync of these Secrets under their own names.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn sync_of(&self, name: &str, secrets: &[&str]) -> anyhow::Result<KeyVaultSync> {
+        let certificates: Vec<Value> = secrets.iter().map(|secret| json!({"secretName": secret})).collect();
+        self.sync(name, json!({"certificates": certificates})).await
+    }
+
+    /// Asks for a comparison of a KeyVaultSync now.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn sync_now(&self, name: &str, when: &str) -> anyhow::Result<()> {
+        let patch = json!({"metadata": {"annotations": {"keyvaultsync.io/sync-at": when}}});
+        self.syncs().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
+    }
+
+    /// Issues a leaf with a new key, as cert-manager does; nothing of the key may turn up anywhere from now on.
+    ///
+    /// # Errors
+    /// The random source fails.
+    pub fn issue(&self, leaf: &Leaf) -> anyhow::Result<Issued> {
+        let issued = self.issuer.issue(leaf)?;
+        self.stage.guard(&issued.key);
+        Ok(issued)
+    }
+
+    /// Writes a new certificate into a Secret of ours, as cert-manager does at issue and renewal.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn renew(&self, secret: &str) -> anyhow::Result<Issued> {
+        let issued = self.issue(&Leaf::server(&format!("{secret}.example.com")))?;
+        self.put_issued(secret, &issued).await?;
+        Ok(issued)
+    }
+
+    /// Writes that certificate into a Secret of ours.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn put_issued(&self, secret: &str, issued: &Issued) -> anyhow::Result<()> {
+        self.put_entries(secret, &entries(&issued.tls_crt(), &issued.key, &issued.root)).await
+    }
+
+    /// Writes a `kubernetes.io/tls` Secret with just these entries, or an `Opaque` one where that type forbids it.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn put_entries(&self, secret: &str, data: &BTreeMap<String, String>) -> anyhow::Result<()> {
+        let is_tls = data.contains_key("tls.crt") && data.contains_key("tls.key");
+        let data: BTreeMap<String, ByteString> =
+            data.iter().map(|(key, text)| (key.clone(), ByteString(text.clone().into_bytes()))).collect();
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"namespace": self.name, "name": secret},
+            "type": if is_tls { "kubernetes.io/tls" } else { "Opaque" },
+            "data": data,
+        });
+        let (params, patch) = (PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(&object));
+        // The object is not in the message: it holds a key.
+        let applied = self.secrets().patch(secret, &params, &patch).await;
+        applied.map(drop).with_context(|| format!("Secret {secret} is refused"))
+    }
+
+    /// Deletes an object and waits until it is gone.
+    ///
+    /// # Errors
+    /// The API server refuses, or the object stays.
+    pub async fn delete<K>(&self, api: &Api<K>, name: &str) -> anyhow::Result<()>
+    where
+        K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        api.delete(name, &DeleteParams::default()).await.with_context(|| format!("{name} cannot be deleted"))?;
+        wait::gone(api, name).await
+    }
+
+    /// Injects a fault into calls of our vault about this certificate.
+    pub fn fault(&self, certificate: &str, fault: Fault) -> FaultId {
+        self.emulator().inject(fault.host(&self.host()).name(certificate))
+    }
+
+    // What a user or a platform team sees.
+
+    /// Our KeyVaultSyncs.
+    pub fn syncs(&self) -> Api<KeyVaultSync> {
+        Api::namespaced(self.client(), &self.name)
+    }
+
+    /// All KeyVaults.
+    pub fn key_vaults(&self) -> Api<KeyVault> {
+        Api::all(self.client())
+    }
+
+    /// All claims.
+    pub fn claims(&self) -> Api<KeyVaultCertificate> {
+        Api::all(self.client())
+    }
+
+    /// Our Secrets.
+    pub fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client(), &self.name)
+    }
+
+    /// Waits until a KeyVaultSync, as its present generation, satisfies `condition`.
+    ///
+    /// # Errors
+    /// It does not: the message has its status.
+    pub async fn status(
+        &self,
+        sync: &str,
+        what: &str,
+        condition: impl Fn(&KeyVaultSync) -> bool,
+    ) -> anyhow::Result<KeyVaultSync> {
+        let syncs = self.syncs();
+        wait::until(&format!("KeyVaultSync {sync}: {what}"), || async {
+            let found = syncs.get(sync).await?;
+            let status = found.status.as_ref();
+            let is_of_now = status.and_then(|status| status.observed_generation) == found.metadata.generation;
+            Ok(if is_of_now && condition(&found) {
+                Seen::Done(found)
+            } else {
+                Seen::NotYet(format!("generation {:?}, {status:#?}", found.metadata.generation))
+            })
+        })
+        .await
+    }
+
+    /// Waits until the status of a KeyVaultSync counts `count` and Ready says True.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn synced(&self, sync: &str, count: &str) -> anyhow::Result<KeyVaultSync> {
+        self.status(sync, &format!("to be Ready with {count}"), |sync| {
+            let status = sync.status.as_ref();
+            status.and_then(|status| status.synced.as_deref()) == Some(count)
+                && ready(sync).is_some_and(|ready| ready.status == "True")
+        })
+        .await
+    }
+
+    /// Waits until the row of a Secret has this reason.
+    ///
+    /// # Errors
+    /// It has another: the message has the status.
+    pub async fn row(&self, sync: &str, secret: &str, reason: &str) -> anyhow::Result<CertificateStatus> {
+        let found = self
+            .status(sync, &format!("Secret {secret} to be {reason}"), |sync| {
+                row(sync, secret).is_some_and(|row| row.reason == reason)
+            })
+            .await?;
+        row(&found, secret).cloned().context("the row has gone")
+    }
+
+    /// Waits until the row of a Secret says that the vault holds this certificate.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn holds(&self, sync: &str, secret: &str, issued: &Issued) -> anyhow::Result<CertificateStatus> {
+        let leaf = thumbprint(issued)?;
+        let found = self
+            .status(sync, &format!("Secret {secret} with {leaf} to be Synced"), |sync| {
+                row(sync, secret).is_some_and(|row| {
+                    row.state == CertificateState::Synced && row.thumbprint.as_deref() == Some(&leaf)
+                })
+            })
+            .await?;
+        row(&found, secret).cloned().context("the row has gone")
+    }
+
+    /// The claim on a certificate of our vault.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn claim(&self, certificate: &str) -> anyhow::Result<KeyVaultCertificate> {
+        let name = self.claim_name(certificate);
+        self.claims().get(&name).await.with_context(|| format!("no claim {name}"))
+    }
+
+    /// The name of that claim.
+    pub fn claim_name(&self, certificate: &str) -> String {
+        format!("{}.{}", certificate.to_lowercase(), self.host())
+    }
+
+    /// The Events about a KeyVaultSync with this reason, and with the claim on this certificate as related object.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub async fn events(&self, sync: &str, reason: &str, certificate: &str) -> anyhow::Result<Vec<Event>> {
+        let claim = self.claim_name(certificate);
+        let of_claim =
+            |event: &Event| event.related.as_ref().is_some_and(|related| related.name.as_ref() == Some(&claim));
+        Ok(self.events_about(sync).await?.into_iter().filter(|event| is(event, reason) && of_claim(event)).collect())
+    }
+
+    /// All Events about a KeyVaultSync.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub async fn events_about(&self, sync: &str) -> anyhow::Result<Vec<Event>> {
+        let events = Api::<Event>::namespaced(self.client(), &self.name).list(&Default::default()).await?;
+        let about = |event: &Event| {
+            event.regarding.as_ref().is_some_and(|regarding| {
+                regarding.kind.as_deref() == Some("KeyVaultSync") && regarding.name.as_deref() == Some(sync)
+            })
+        };
+        Ok(events.into_iter().filter(about).collect())
+    }
+
+    /// Waits for an Event about a KeyVaultSync with this reason and a text with all of these in it.
+    ///
+    /// # Errors
+    /// There is none: the message has the others.
+    pub async fn told(&self, sync: &str, reason: &str, words: &[&str]) -> anyhow::Result<Event> {
+        wait::until(&format!("an Event {reason} about {sync} with {words:?}"), || async {
+            let events = self.events_about(sync).await?;
+            let fits = |event: &&Event| is(event, reason) && words.iter().all(|word| note(event).contains(word));
+            Ok(match events.iter().find(fits) {
+                Some(event) => Seen::Done(event.clone()),
+                None => Seen::NotYet(format!("{:?}", events.iter().map(|event| (&event.reason, note(event))).collect::<Vec<_>>())),
+            })
+        })
+        .await
+    }
+
+    /// The versions our vault holds of a certificate, oldest first.
+    pub fn versions(&self, certificate: &str) -> Vec<StoredVersion> {
+        self.emulator().certificate(&self.host(), certificate).map_or_else(Vec::new, |found| found.versions)
+    }
+
+    /// The calls of our vault so far.
+    pub fn calls(&self) -> Vec<Call> {
+        self.emulator().calls(&self.host())
+    }
+
+    /// The calls of our vault about one certificate, the first rounds of the challenge left out.
+    pub fn calls_about(&self, certificate: &str) -> Vec<Call> {
+        let about = |call: &Call| call.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(certificate));
+        self.calls().into_iter().filter(|call| about(call) && call.status != Some(401)).collect()
+    }
+
+    /// Waits until a call of our vault satisfies `condition`.
+    ///
+    /// # Errors
+    /// None does.
+    pub async fn called(&self, what: &str, condition: impl Fn(&Call) -> bool) -> anyhow::Result<()> {
+        let host = self.host();
+        let seen = self
+            .emulator()
+            .wait_for(PATIENCE, |calls| calls.iter().any(|call| call.host == host && condition(call)))
+            .await;
+        ensure!(seen, "waited {} s for {what}", PATIENCE.as_secs());
+        Ok(())
+    }
+
+    /// What can be seen, for the report of a failure.
+    pub async fn dump(&self) -> String {
+        self.stage.dump(&self.name).await
+    }
+
+    fn client(&self) -> kube::Client {
+        self.stage.client().clone()
+    }
+
+    async fn put<K>(&self, api: &Api<K>, name: &str, object: &Value) -> anyhow::Result<K>
+    where
+        K: Resource + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
+    {
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        api.patch(name, &params, &Patch::Apply(object)).await.with_context(|| format!("{object} is refused"))
+    }
+}
+
+/// The host of a vault of that name.
+pub fn host(vault: &str) -> String {
+    format!("{vault}.vault.azure.net")
+}
+
+/// The entries of a TLS Secret.
+pub fn entries(tls_crt: &str, tls_key: &str, ca_crt: &str) -> BTreeMap<String, String> {
+    [("tls.crt", tls_crt), ("tls.key", tls_key), ("ca.crt", ca_crt)]
+        .into_iter()
+        .filter(|(key, text)| *key != "ca.crt" || !text.is_empty())
+        .map(|(key, text)| (key.to_owned(), text.to_owned()))
+        .collect()
+}
+
+/// SHA-1 of a leaf, as the Azure portal shows it.
+///
+/// # Errors
+/// It is no PEM.
+pub fn thumbprint(issued: &Issued) -> anyhow::Result<String> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let der = CertificateDer::from_pem_slice(issued.certificate.as_bytes()).context("the leaf is no PEM")?;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, &der);
+    Ok(digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect())
+}
+
+/// The row of a Secret in a status.
+pub fn row<'a>(sync: &'a KeyVaultSync, secret: &str) -> Option<&'a CertificateStatus> {
+    sync.status.as_ref()?.certificates.iter().find(|row| row.secret_name == secret)
+}
+
+/// What Ready says of a KeyVaultSync.
+pub fn ready(sync: &KeyVaultSync) -> Option<&Condition> {
+    conditions::find(&sync.status.as_ref()?.conditions, READY)
+}
+
+/// What Ready says of a claim.
+pub fn claim_ready(claim: &KeyVaultCertificate) -> Option<&Condition> {
+    conditions::find(&claim.status.as_ref()?.conditions, READY)
+}
+
+/// The text of an Event.
+pub fn note(event: &Event) -> &str {
+    event.note.as_deref().unwrap_or_default()
+}
+
+/// Imports among calls.
+pub fn imports(calls: &[Call]) -> usize {
+    calls.iter().filter(|call| call.operation == Operation::Import).count()
+}
+
+fn is(event: &Event, reason: &str) -> bool {
+    event.reason.as_deref() == Some(reason)
+}
+
+fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+fn resource(kind: &str, namespace: Option<&str>, name: &str, spec: Value) -> Value {
+    let mut object = json!({
+        "apiVersion": "keyvaultsync.io/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name},
+        "spec": spec,
+    });
+    if let Some(namespace) = namespace {
+        object["metadata"]["namespace"] = json!(namespace);
+    }
+    object
+}

@@ -1,0 +1,255 @@
+//! What a promise is tested on: a real control plane with our resources and RBAC, the emulator, and the operator between
+//! them, as its own ServiceAccount. What happens in one test (namespace, vault, Secrets) is left to `scene`.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::Context;
+use k8s_openapi::api::events::v1::Event;
+use keyvault_emulator::{Application, Emulator, FederatedCredential};
+use keyvault_sync_api::{KeyVault, KeyVaultCertificate, KeyVaultSync};
+use kube::{Api, Client};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::OnceCell;
+
+use crate::cluster::LocalCluster;
+use crate::leaks;
+use crate::operator::{self, Operator};
+
+/// The operator's namespace and ServiceAccount.
+pub const OPERATOR: &str = "keyvault-sync";
+/// The tenant of every vault.
+pub const TENANT: &str = "8f3c9e2a-5d1b-4c7e-9a60-2b4d6f8e0c11";
+/// The application the operator acts as.
+pub const CLIENT: &str = "c0a8016b-7f3d-4e52-8b19-5d2e4f6a8c33";
+/// The audience of federated tokens (Entra ID's for Kubernetes).
+const AUDIENCE: &str = "api://AzureADTokenExchange";
+/// A stage never stands longer.
+const TOKEN_SECONDS: i64 = 24 * 60 * 60;
+
+/// What the operator logs: all of its own, and what libraries say at the finest level that may ever be switched on by a
+/// user in trouble, because nothing of a key may be there either.
+const LOG_FILTER: &str = "debug,keyvault_sync=trace";
+
+const NAMESPACE_AND_BINDING: &str = r"
+apiVersion: v1
+kind: Namespace
+metadata: {name: keyvault-sync}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: keyvault-sync, namespace: keyvault-sync}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: keyvault-sync}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: keyvault-sync}
+subjects: [{kind: ServiceAccount, name: keyvault-sync, namespace: keyvault-sync}]
+";
+
+/// A control plane with our resources, an emulator, and what the operator needs to stand between them.
+pub struct Stage {
+    /// The control plane.
+    pub cluster: LocalCluster,
+    /// Vaults and Entra ID.
+    pub emulator: Emulator,
+    client: Client,
+    kubeconfig: PathBuf,
+    ca_bundle: PathBuf,
+    federated_token: PathBuf,
+    /// Private keys in use anywhere on this stage, PEM: none of their lines may turn up anywhere.
+    keys: Mutex<Vec<String>>,
+    operators: AtomicU32,
+    running: OnceCell<Operator>,
+}
+
+impl Stage {
+    /// Sets everything up but the operator, whose program is built if need be.
+    ///
+    /// # Errors
+    /// Anything does not start; the message says what.
+    pub async fn start() -> anyhow::Result<Stage> {
+        operator::binary().await?;
+        let cluster = LocalCluster::start().await?;
+        let emulator = Emulator::start(([127, 0, 0, 1], 0).into()).await.context("the emulator does not start")?;
+        install(&cluster).await?;
+        federate(&cluster, &emulator).await?;
+
+        let folder = cluster.folder();
+        let (kubeconfig, ca_bundle, federated_token) =
+            (folder.join("operator.kubeconfig"), folder.join("emulator-ca.pem"), folder.join("federated-token"));
+        cluster.kubeconfig_for(OPERATOR, OPERATOR, &kubeconfig).await?;
+        write(&ca_bundle, emulator.ca_pem())?;
+        write(&federated_token, &cluster.token(OPERATOR, OPERATOR, &[AUDIENCE], TOKEN_SECONDS).await?)?;
+        Ok(Stage {
+            client: cluster.admin(),
+            cluster,
+            emulator,
+            kubeconfig,
+            ca_bundle,
+            federated_token,
+            keys: Mutex::default(),
+            operators: AtomicU32::new(0),
+            running: OnceCell::new(),
+        })
+    }
+
+    /// Starts an operator of the caller's own and waits until it is ready. There must be no other on this stage: elected
+    /// leaders are not built yet.
+    ///
+    /// # Errors
+    /// It does not become ready; the message has the end of its log.
+    pub async fn operator(&self) -> anyhow::Result<Operator> {
+        let arguments = [
+            format!("--emulator-address={}", self.emulator.address()),
+            format!("--ca-bundle={}", self.ca_bundle.display()),
+            format!("--log={LOG_FILTER}"),
+        ];
+        let (kubeconfig, federated_token) =
+            (self.kubeconfig.display().to_string(), self.federated_token.display().to_string());
+        let variables = [
+            ("KUBECONFIG", kubeconfig.as_str()),
+            ("AZURE_TENANT_ID", TENANT),
+            ("AZURE_CLIENT_ID", CLIENT),
+            ("AZURE_FEDERATED_TOKEN_FILE", federated_token.as_str()),
+        ];
+        self.operators.fetch_add(1, Ordering::Relaxed);
+        Operator::start(&arguments, &variables, &self.log_path()).await
+    }
+
+    /// The operator that tests which leave it alone share; started at the first call.
+    ///
+    /// # Errors
+    /// As `operator`.
+    pub async fn running(&self) -> anyhow::Result<&Operator> {
+        self.running.get_or_try_init(|| self.operator()).await
+    }
+
+    /// A client that may do everything: the hands of users, and the eyes of the test.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// From now on, no line of this private key (PEM) may turn up in what `leak` searches.
+    pub fn guard(&self, key: &str) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).push(key.to_owned());
+    }
+
+    /// Searches every log, Event and status for keys and tokens. What was found, or `None`.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub async fn leak(&self) -> anyhow::Result<Option<String>> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut texts = vec![
+            ("a KeyVaultSync", self.listed::<KeyVaultSync>().await?),
+            ("a KeyVault", self.listed::<KeyVault>().await?),
+            ("a KeyVaultCertificate", self.listed::<KeyVaultCertificate>().await?),
+            ("an Event", self.listed::<Event>().await?),
+        ];
+        for number in 1..=self.operators.load(Ordering::Relaxed) {
+            let log = std::fs::read(self.log_of(number)).unwrap_or_default();
+            texts.push(("the operator's log", String::from_utf8_lossy(&log).into_owned()));
+        }
+        let finding = texts.iter().find_map(|(what, text)| Some(format!("{what}: {}", leaks::find(text, &keys)?)));
+        Ok(finding)
+    }
+
+    /// What can be seen of a test's namespace and vaults (their names begin alike), for the report of its failure.
+    pub async fn dump(&self, name: &str) -> String {
+        let concerns = |line: &&str| line.contains(name);
+        let tail = |text: &str, lines: usize| {
+            let found: Vec<&str> = text.lines().filter(concerns).collect();
+            found[found.len().saturating_sub(lines)..].join("\n")
+        };
+        let listed = |result: anyhow::Result<String>| match result {
+            Ok(text) => tail(&text, 60),
+            Err(error) => format!("(cannot be listed: {error:#})"),
+        };
+        let calls: Vec<String> = self
+            .emulator
+            .journal()
+            .iter()
+            .filter(|call| call.host.starts_with(name))
+            .map(|call| {
+                let (status, code) = (call.status.unwrap_or_default(), call.code.as_deref().unwrap_or_default());
+                format!("{:>9} ms {} {} {status} {code}", call.began_us / 1000, call.method, call.path)
+            })
+            .collect();
+        [
+            ("KeyVaultSyncs", listed(self.listed::<KeyVaultSync>().await)),
+            ("KeyVaults", listed(self.listed::<KeyVault>().await)),
+            ("KeyVaultCertificates", listed(self.listed::<KeyVaultCertificate>().await)),
+            ("Events", listed(self.listed::<Event>().await)),
+            ("vault calls", calls[calls.len().saturating_sub(60)..].join("\n")),
+            ("operator's log", tail(&std::fs::read_to_string(self.log_path()).unwrap_or_default(), 60)),
+        ]
+        .map(|(title, text)| format!("--- {title} of {name}\n{text}\n"))
+        .concat()
+    }
+
+    /// Ends the shared operator and the emulator. The control plane ends when the stage is dropped, and in any case with
+    /// this process.
+    ///
+    /// # Errors
+    /// The operator had to be killed.
+    pub async fn close(&self) -> anyhow::Result<()> {
+        if let Some(operator) = self.running.get() {
+            operator.terminate().await?;
+        }
+        self.emulator.clone().stop().await;
+        Ok(())
+    }
+
+    /// All objects of a kind, each on a line of JSON, without the bookkeeping of managed fields.
+    async fn listed<K>(&self) -> anyhow::Result<String>
+    where
+        K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
+    {
+        let mut text = String::new();
+        for mut object in Api::<K>::all(self.client.clone()).list(&Default::default()).await? {
+            object.meta_mut().managed_fields = None;
+            text.push_str(&serde_json::to_string(&object)?);
+            text.push('\n');
+        }
+        Ok(text)
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.log_of(self.operators.load(Ordering::Relaxed))
+    }
+
+    fn log_of(&self, number: u32) -> PathBuf {
+        self.cluster.folder().join(format!("operator-{number}.log"))
+    }
+}
+
+/// Definitions, ServiceAccount and RBAC, as `kubectl apply` brings them.
+async fn install(cluster: &LocalCluster) -> anyhow::Result<()> {
+    let definitions = keyvault_sync_api::crds().iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+    cluster.apply(&definitions.join("\n---\n")).await?;
+    let role = serde_json::to_string(&keyvault_sync_api::rbac::cluster_role())?;
+    cluster.apply(&format!("{NAMESPACE_AND_BINDING}---\n{role}")).await
+}
+
+/// Makes Entra ID take the operator's ServiceAccount for the application.
+async fn federate(cluster: &LocalCluster, emulator: &Emulator) -> anyhow::Result<()> {
+    emulator.trust_issuer(cluster.issuer(), cluster.jwks().await?);
+    emulator.add_application(Application {
+        tenant_id: TENANT.to_owned(),
+        client_id: CLIENT.to_owned(),
+        secret: None,
+        federated: vec![FederatedCredential {
+            issuer: cluster.issuer().to_owned(),
+            subject: format!("system:serviceaccount:{OPERATOR}:{OPERATOR}"),
+            audience: AUDIENCE.to_owned(),
+        }],
+    });
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
