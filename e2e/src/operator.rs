@@ -50,7 +50,11 @@ impl Operator {
     ///
     /// # Errors
     /// It cannot be built or started, ends, or does not become ready; the message has the end of its log.
-    pub async fn start(arguments: &[String], variables: &[(&str, &str)], log: &Path) -> anyhow::Result<Operator> {
+    pub async fn start(
+        arguments: &[String],
+        variables: &[(&str, &str)],
+        log: &Path,
+    ) -> anyhow::Result<Operator> {
         let mut command = Command::new(binary().await?);
         command.args(arguments).args(["--log-format=json", "--health-address=127.0.0.1:0"]);
         for variable in FOREIGN_VARIABLES {

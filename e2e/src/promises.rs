@@ -76,7 +76,8 @@ pub fn run(order: Order, promises: Vec<Promise>) -> ExitCode {
         .collect();
     let played = libtest_mimic::run(&arguments, trials);
     let searching = Arc::clone(&theatre);
-    let search = Trial::test("nothing_of_a_key_or_token_is_in_any_log_event_or_status", move || searching.search());
+    let search =
+        Trial::test("nothing_of_a_key_or_token_is_in_any_log_event_or_status", move || searching.search());
     let searched = libtest_mimic::run(&arguments, vec![search]);
     theatre.close();
     if failed(&played) || failed(&searched) { ExitCode::from(101) } else { ExitCode::SUCCESS }
@@ -109,7 +110,7 @@ impl Theatre {
             let outcome = play.await.with_context(|| format!("not done in {} s", LIMIT.as_secs()));
             match outcome.and_then(|outcome| outcome) {
                 Ok(()) => Ok(()),
-                Err(error) => Err(Failed::from(format!("{error:?}\n{}", scene.dump().await))),
+                Err(error) => Err(Failed::from(format!("{error:#}\n{}", scene.dump().await))),
             }
         })
     }
@@ -125,7 +126,7 @@ impl Theatre {
     }
 
     async fn stage(&self) -> Result<Arc<Stage>, Failed> {
-        let start = || async { Stage::start().await.map(Arc::new).map_err(|error| format!("{error:?}")) };
+        let start = || async { Stage::start().await.map(Arc::new).map_err(|error| format!("{error:#}")) };
         self.stage.get_or_init(start).await.clone().map_err(Failed::from)
     }
 
@@ -139,5 +140,5 @@ impl Theatre {
 }
 
 fn text(error: anyhow::Error) -> Failed {
-    Failed::from(format!("{error:?}"))
+    Failed::from(format!("{error:#}"))
 }

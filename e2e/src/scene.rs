@@ -12,8 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use keyvault_emulator::{Call, Emulator, Fault, FaultId, Operation, Permissions, StoredVersion};
 use keyvault_sync_api::conditions::{self, READY};
 use keyvault_sync_api::{CertificateState, CertificateStatus, KeyVault, KeyVaultCertificate, KeyVaultSync};
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::Resource;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -45,6 +45,14 @@ impl Scene {
         scene.make_vault(name);
         scene.key_vault(name, scene.open_to_us()).await?;
         Ok(scene)
+    }
+
+    /// Another namespace with a vault of its own, on the same stage.
+    ///
+    /// # Errors
+    /// As `on`.
+    pub async fn neighbour(&self) -> anyhow::Result<Scene> {
+        Scene::on(Arc::clone(&self.stage), &format!("{}-next", self.name)).await
     }
 
     /// The stage.
@@ -188,7 +196,9 @@ impl Scene {
     where
         K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
     {
-        api.delete(name, &DeleteParams::default()).await.with_context(|| format!("{name} cannot be deleted"))?;
+        api.delete(name, &DeleteParams::default())
+            .await
+            .with_context(|| format!("{name} cannot be deleted"))?;
         wait::gone(api, name).await
     }
 
@@ -273,7 +283,12 @@ impl Scene {
     ///
     /// # Errors
     /// It does not.
-    pub async fn holds(&self, sync: &str, secret: &str, issued: &Issued) -> anyhow::Result<CertificateStatus> {
+    pub async fn holds(
+        &self,
+        sync: &str,
+        secret: &str,
+        issued: &Issued,
+    ) -> anyhow::Result<CertificateStatus> {
         let leaf = thumbprint(issued)?;
         let found = self
             .status(sync, &format!("Secret {secret} with {leaf} to be Synced"), |sync| {
@@ -305,9 +320,15 @@ impl Scene {
     /// The API server does not answer.
     pub async fn events(&self, sync: &str, reason: &str, certificate: &str) -> anyhow::Result<Vec<Event>> {
         let claim = self.claim_name(certificate);
-        let of_claim =
-            |event: &Event| event.related.as_ref().is_some_and(|related| related.name.as_ref() == Some(&claim));
-        Ok(self.events_about(sync).await?.into_iter().filter(|event| is(event, reason) && of_claim(event)).collect())
+        let of_claim = |event: &Event| {
+            event.related.as_ref().is_some_and(|related| related.name.as_ref() == Some(&claim))
+        };
+        Ok(self
+            .events_about(sync)
+            .await?
+            .into_iter()
+            .filter(|event| is(event, reason) && of_claim(event))
+            .collect())
     }
 
     /// All Events about a KeyVaultSync.
@@ -331,10 +352,14 @@ impl Scene {
     pub async fn told(&self, sync: &str, reason: &str, words: &[&str]) -> anyhow::Result<Event> {
         wait::until(&format!("an Event {reason} about {sync} with {words:?}"), || async {
             let events = self.events_about(sync).await?;
-            let fits = |event: &&Event| is(event, reason) && words.iter().all(|word| note(event).contains(word));
+            let fits =
+                |event: &&Event| is(event, reason) && words.iter().all(|word| note(event).contains(word));
             Ok(match events.iter().find(fits) {
                 Some(event) => Seen::Done(event.clone()),
-                None => Seen::NotYet(format!("{:?}", events.iter().map(|event| (&event.reason, note(event))).collect::<Vec<_>>())),
+                None => Seen::NotYet(format!(
+                    "{:?}",
+                    events.iter().map(|event| (&event.reason, note(event))).collect::<Vec<_>>()
+                )),
             })
         })
         .await
@@ -352,7 +377,8 @@ impl Scene {
 
     /// The calls of our vault about one certificate, the first rounds of the challenge left out.
     pub fn calls_about(&self, certificate: &str) -> Vec<Call> {
-        let about = |call: &Call| call.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(certificate));
+        let about =
+            |call: &Call| call.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(certificate));
         self.calls().into_iter().filter(|call| about(call) && call.status != Some(401)).collect()
     }
 

@@ -73,13 +73,17 @@ impl Stage {
     pub async fn start() -> anyhow::Result<Stage> {
         operator::binary().await?;
         let cluster = LocalCluster::start().await?;
-        let emulator = Emulator::start(([127, 0, 0, 1], 0).into()).await.context("the emulator does not start")?;
+        let emulator =
+            Emulator::start(([127, 0, 0, 1], 0).into()).await.context("the emulator does not start")?;
         install(&cluster).await?;
         federate(&cluster, &emulator).await?;
 
         let folder = cluster.folder();
-        let (kubeconfig, ca_bundle, federated_token) =
-            (folder.join("operator.kubeconfig"), folder.join("emulator-ca.pem"), folder.join("federated-token"));
+        let (kubeconfig, ca_bundle, federated_token) = (
+            folder.join("operator.kubeconfig"),
+            folder.join("emulator-ca.pem"),
+            folder.join("federated-token"),
+        );
         cluster.kubeconfig_for(OPERATOR, OPERATOR, &kubeconfig).await?;
         write(&ca_bundle, emulator.ca_pem())?;
         write(&federated_token, &cluster.token(OPERATOR, OPERATOR, &[AUDIENCE], TOKEN_SECONDS).await?)?;
@@ -153,7 +157,8 @@ impl Stage {
             let log = std::fs::read(self.log_of(number)).unwrap_or_default();
             texts.push(("the operator's log", String::from_utf8_lossy(&log).into_owned()));
         }
-        let finding = texts.iter().find_map(|(what, text)| Some(format!("{what}: {}", leaks::find(text, &keys)?)));
+        let finding =
+            texts.iter().find_map(|(what, text)| Some(format!("{what}: {}", leaks::find(text, &keys)?)));
         Ok(finding)
     }
 
@@ -174,7 +179,8 @@ impl Stage {
             .iter()
             .filter(|call| call.host.starts_with(name))
             .map(|call| {
-                let (status, code) = (call.status.unwrap_or_default(), call.code.as_deref().unwrap_or_default());
+                let (status, code) =
+                    (call.status.unwrap_or_default(), call.code.as_deref().unwrap_or_default());
                 format!("{:>9} ms {} {} {status} {code}", call.began_us / 1000, call.method, call.path)
             })
             .collect();
@@ -228,7 +234,8 @@ impl Stage {
 
 /// Definitions, ServiceAccount and RBAC, as `kubectl apply` brings them.
 async fn install(cluster: &LocalCluster) -> anyhow::Result<()> {
-    let definitions = keyvault_sync_api::crds().iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+    let definitions =
+        keyvault_sync_api::crds().iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
     cluster.apply(&definitions.join("\n---\n")).await?;
     let role = serde_json::to_string(&keyvault_sync_api::rbac::cluster_role())?;
     cluster.apply(&format!("{NAMESPACE_AND_BINDING}---\n{role}")).await

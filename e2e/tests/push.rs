@@ -59,7 +59,10 @@ async fn a_secret_is_in_the_vault_with_chain_tags_and_policy(scene: Scene) -> an
         ensure!(versions.len() == 1, "{name}: {} versions", versions.len());
         let version = versions.first().context("no version")?;
         let lengths = (version.chain_der.len(), chain.len());
-        ensure!(version.chain_der == *chain, "{name}: not leaf and two intermediates in order: {lengths:?} certificates");
+        ensure!(
+            version.chain_der == *chain,
+            "{name}: not leaf and two intermediates in order: {lengths:?} certificates"
+        );
         ensure!(version.has_key && version.enabled && version.exportable, "{name}: {version:?}");
 
         let tag = |tag: &str| version.tags.get(tag).map(String::as_str).unwrap_or_default();
@@ -85,14 +88,14 @@ async fn a_secret_is_in_the_vault_with_chain_tags_and_policy(scene: Scene) -> an
 
 /// The certificates of a PEM file.
 fn ders(pem: &str) -> anyhow::Result<Vec<Vec<u8>>> {
-    CertificateDer::pem_slice_iter(pem.as_bytes())
-        .map(|der| Ok(der.context("no PEM")?.to_vec()))
-        .collect()
+    CertificateDer::pem_slice_iter(pem.as_bytes()).map(|der| Ok(der.context("no PEM")?.to_vec())).collect()
 }
 
 async fn what_the_vault_holds_is_told_in_status_claim_and_event(scene: Scene) -> anyhow::Result<()> {
     let issued = scene.renew("web-tls").await?;
-    scene.sync("web", json!({"certificates": [{"secretName": "web-tls", "certificateName": "Web-Prod"}]})).await?;
+    scene
+        .sync("web", json!({"certificates": [{"secretName": "web-tls", "certificateName": "Web-Prod"}]}))
+        .await?;
     let sync = scene.synced("web", "1/1").await?;
     let version = scene.versions("web-prod").first().context("no version")?.clone();
 
@@ -112,7 +115,10 @@ async fn what_the_vault_holds_is_told_in_status_claim_and_event(scene: Scene) ->
     ensure!(status.conditions.iter().all(|one| one.type_ == "Ready" || one.status == "False"), "{status:?}");
 
     let claim = scene.claim("Web-Prod").await?;
-    ensure!(claim_ready(&claim).is_some_and(|ready| ready.status == "True" && ready.reason == "Synced"), "{claim:?}");
+    ensure!(
+        claim_ready(&claim).is_some_and(|ready| ready.status == "True" && ready.reason == "Synced"),
+        "{claim:?}"
+    );
     ensure!(claim.status.as_ref().is_some_and(|status| status.in_flight.is_none()), "{claim:?}");
     ensure!(claim.metadata.finalizers.is_none() && claim.metadata.owner_references.is_none(), "{claim:?}");
 
@@ -138,7 +144,9 @@ async fn what_the_vault_holds_is_told_in_status_claim_and_event(scene: Scene) ->
     Ok(())
 }
 
-async fn a_renewal_makes_exactly_one_version_announced_and_preceded_by_a_look(scene: Scene) -> anyhow::Result<()> {
+async fn a_renewal_makes_exactly_one_version_announced_and_preceded_by_a_look(
+    scene: Scene,
+) -> anyhow::Result<()> {
     scene.renew("web-tls").await?;
     scene.sync_of("web", &["web-tls"]).await?;
     scene.synced("web", "1/1").await?;
@@ -148,29 +156,42 @@ async fn a_renewal_makes_exactly_one_version_announced_and_preceded_by_a_look(sc
         let before = scene.calls_about("web-tls").len();
         let held = scene.fault("web-tls", Fault::new(Effect::Hang).operation(Operation::Import));
         let issued = scene.renew("web-tls").await?;
-        scene.called("the import of the renewed certificate", |call| {
-            call.operation == Operation::Import && call.status.is_none() && call.ended_us.is_none()
-        })
-        .await?;
+        scene
+            .called("the import of the renewed certificate", |call| {
+                call.operation == Operation::Import && call.status.is_none() && call.ended_us.is_none()
+            })
+            .await?;
         let claim = scene.claim("web-tls").await?;
         let in_flight = claim.status.as_ref().and_then(|status| status.in_flight.clone());
-        ensure!(in_flight.is_some_and(|in_flight| in_flight.fingerprint.is_some()), "not announced: {claim:?}");
+        ensure!(
+            in_flight.is_some_and(|in_flight| in_flight.fingerprint.is_some()),
+            "not announced: {claim:?}"
+        );
         scene.emulator().clear_fault(held);
         scene.holds("web", "web-tls", &issued).await?;
-        ensure!(scene.versions("web-tls").len() == number, "{} versions, not {number}", scene.versions("web-tls").len());
+        ensure!(
+            scene.versions("web-tls").len() == number,
+            "{} versions, not {number}",
+            scene.versions("web-tls").len()
+        );
 
         let calls = scene.calls_about("web-tls").split_off(before);
         let operations: Vec<Operation> = calls.iter().map(|call| call.operation).collect();
         ensure!(operations == [Operation::GetCertificate, Operation::Import], "{operations:?}");
         let claim = scene.claim("web-tls").await?;
-        ensure!(claim.status.as_ref().is_some_and(|status| status.in_flight.is_none()), "no receipt: {claim:?}");
+        ensure!(
+            claim.status.as_ref().is_some_and(|status| status.in_flight.is_none()),
+            "no receipt: {claim:?}"
+        );
     }
     let told = scene.events("web", "Imported", "web-tls").await?;
     ensure!(told.len() == 4, "{} Events, not 4: {:?}", told.len(), told.iter().map(note).collect::<Vec<_>>());
     Ok(())
 }
 
-async fn the_same_certificate_in_other_clothes_makes_no_version_and_no_call(scene: Scene) -> anyhow::Result<()> {
+async fn the_same_certificate_in_other_clothes_makes_no_version_and_no_call(
+    scene: Scene,
+) -> anyhow::Result<()> {
     let issued = scene.renew("web-tls").await?;
     scene.renew("canary").await?;
     scene.sync_of("web", &["web-tls", "canary"]).await?;
@@ -206,7 +227,10 @@ async fn the_same_certificate_in_other_clothes_makes_no_version_and_no_call(scen
 async fn seen_by_claim(scene: &Scene, secret: &str) -> anyhow::Result<()> {
     let version = scene.secrets().get(secret).await?.metadata.resource_version;
     wait::object(&scene.claims(), &scene.claim_name(secret), "to have looked at the Secret", |claim| {
-        claim.status.as_ref().is_some_and(|status| status.sources.iter().any(|seen| seen.resource_version == version))
+        claim
+            .status
+            .as_ref()
+            .is_some_and(|status| status.sources.iter().any(|seen| seen.resource_version == version))
     })
     .await
     .map(drop)
@@ -214,7 +238,8 @@ async fn seen_by_claim(scene: &Scene, secret: &str) -> anyhow::Result<()> {
 
 async fn an_opaque_secret_with_keys_of_its_own_is_pushed(scene: Scene) -> anyhow::Result<()> {
     let issued = scene.issue(&Leaf::server("store.example.com"))?;
-    let data = [("chain.pem".to_owned(), issued.tls_crt()), ("key.pem".to_owned(), issued.key.clone())].into();
+    let data =
+        [("chain.pem".to_owned(), issued.tls_crt()), ("key.pem".to_owned(), issued.key.clone())].into();
     scene.put_entries("keystore", &data).await?;
     let keys = json!({"certificate": "chain.pem", "privateKey": "key.pem"});
     scene.sync("web", json!({"certificates": [{"secretName": "keystore", "keys": keys}]})).await?;
@@ -232,7 +257,10 @@ async fn a_changed_tag_is_a_tag_update_and_no_version(scene: Scene) -> anyhow::R
     scene.synced("web", "1/1").await?;
     let versions = scene.versions("web-tls");
     ensure!(versions.len() == 1, "{} versions", versions.len());
-    ensure!(versions.iter().all(|version| version.tags.get("team").is_some_and(|team| team == "two")), "{versions:?}");
+    ensure!(
+        versions.iter().all(|version| version.tags.get("team").is_some_and(|team| team == "two")),
+        "{versions:?}"
+    );
     ensure!(imports(&scene.calls()) == 1, "{:?}", scene.calls());
 
     // Tags that somebody else set go, and the Event says which.
@@ -247,7 +275,8 @@ async fn a_changed_tag_is_a_tag_update_and_no_version(scene: Scene) -> anyhow::R
 
 async fn a_changed_exportable_is_a_new_version(scene: Scene) -> anyhow::Result<()> {
     scene.renew("web-tls").await?;
-    let wish = |exportable: bool| json!({"certificates": [{"secretName": "web-tls"}], "exportable": exportable});
+    let wish =
+        |exportable: bool| json!({"certificates": [{"secretName": "web-tls"}], "exportable": exportable});
     scene.sync("web", wish(true)).await?;
     scene.synced("web", "1/1").await?;
     scene.sync("web", wish(false)).await?;
@@ -294,7 +323,11 @@ async fn names_come_from_the_template_unless_the_entry_says_otherwise(scene: Sce
     scene.synced("web", "2/2").await?;
     let derived = format!("{}--web-web-example-com", scene.name());
     for name in [derived.as_str(), "Explicit"] {
-        ensure!(scene.versions(name).len() == 1, "no {name}: {:?}", scene.emulator().certificate_names(&scene.host()));
+        ensure!(
+            scene.versions(name).len() == 1,
+            "no {name}: {:?}",
+            scene.emulator().certificate_names(&scene.host())
+        );
     }
 
     scene
@@ -302,10 +335,15 @@ async fn names_come_from_the_template_unless_the_entry_says_otherwise(scene: Sce
         .await?;
     let row = scene.row("labels", "labelled", "InvalidName").await?;
     ensure!(row.message.as_deref().is_some_and(|message| message.contains("app")), "{row:?}");
-    let marks = json!({"metadata": {"labels": {"app": "shop"}, "annotations": {"example.com/tier": "front"}}});
+    let marks =
+        json!({"metadata": {"labels": {"app": "shop"}, "annotations": {"example.com/tier": "front"}}});
     scene.secrets().patch("labelled", &PatchParams::default(), &Patch::Merge(&marks)).await?;
     scene.synced("labels", "1/1").await?;
-    ensure!(scene.versions("shop-front").len() == 1, "{:?}", scene.emulator().certificate_names(&scene.host()));
+    ensure!(
+        scene.versions("shop-front").len() == 1,
+        "{:?}",
+        scene.emulator().certificate_names(&scene.host())
+    );
     Ok(())
 }
 

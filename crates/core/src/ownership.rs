@@ -103,6 +103,13 @@ impl fmt::Display for Owner {
 pub enum Ownership {
     /// It is ours, and this is what we said of its content (`None` if that tag is gone or unreadable).
     Ours(Option<Fingerprint>),
+    /// It names another resource of our cluster, kind and namespace: perhaps one that we succeed.
+    Sibling {
+        /// In words for a message.
+        owner: String,
+        /// What it said of its content.
+        fingerprint: Option<Fingerprint>,
+    },
     /// It names another owner, in words for a message.
     Another(String),
     /// It has no owner tag of keyvault-sync.
@@ -116,8 +123,17 @@ pub fn read(tags: &Tags, owner: &Owner) -> Ownership {
         Some(tag) if *tag == owner.to_string() => {
             Ownership::Ours(tags.get(FINGERPRINT).and_then(|text| text.parse().ok()))
         }
+        Some(tag) if is_sibling(tag, owner) => Ownership::Sibling {
+            owner: quote(tag),
+            fingerprint: tags.get(FINGERPRINT).and_then(|text| text.parse().ok()),
+        },
         Some(tag) => Ownership::Another(quote(tag)),
     }
+}
+
+fn is_sibling(tag: &str, owner: &Owner) -> bool {
+    let family = format!("{}/{}/{}/", owner.cluster, owner.kind.as_str(), owner.namespace);
+    tag.strip_prefix(&family).is_some_and(|name| !name.is_empty() && !name.contains('/'))
 }
 
 /// The whole set of tags of a version: the user's and ours.
@@ -204,7 +220,16 @@ mod tests {
             tags(&owner("web"), "web/web-tls", &fingerprint(), &Tags::from([("team".into(), "web".into())]));
         assert_eq!(tags.len(), 5);
         assert_eq!(read(&tags, &owner("web")), Ownership::Ours(Some(fingerprint())));
-        assert_eq!(read(&tags, &owner("other")), Ownership::Another("\"c1/KeyVaultSync/web/web\"".into()));
+        let said = "\"c1/KeyVaultSync/web/web\"".to_owned();
+        let sibling = Ownership::Sibling { owner: said.clone(), fingerprint: Some(fingerprint()) };
+        assert_eq!(read(&tags, &owner("other")), sibling);
+        let elsewhere = [
+            Owner { namespace: "web2".into(), ..owner("web") },
+            Owner { cluster: ClusterId::parse("c2").unwrap(), ..owner("web") },
+        ];
+        for stranger in elsewhere {
+            assert_eq!(read(&tags, &stranger), Ownership::Another(said.clone()));
+        }
     }
 
     #[test]

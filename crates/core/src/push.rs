@@ -324,12 +324,15 @@ fn is_settled(memory: &Memory, desired: &Desired, wanted: &Content) -> bool {
 
 /// The newest version stands against what is wanted.
 fn against(seen: &Observed, wanted: &Content, newest: &CertificateFacts) -> Next {
+    let is_record = seen.memory.record.as_ref().is_some_and(|record| record.version == newest.version);
     let tagged = match ownership::read(&newest.tags, &seen.desired.owner) {
         Ownership::Ours(tagged) => tagged,
+        // The claim was handed over with its record: what its last holder pushed is ours now.
+        Ownership::Sibling { fingerprint, .. } if is_record => fingerprint,
+        Ownership::Sibling { owner, .. } => return Next::Refuse(owned_by_another(&owner)),
         Ownership::Another(owner) => return Next::Refuse(owned_by_another(&owner)),
         Ownership::Unmanaged => return unmanaged(seen, wanted, newest),
     };
-    let is_record = seen.memory.record.as_ref().is_some_and(|record| record.version == newest.version);
     let pushed = seen.memory.record.as_ref().map(|record| &record.fingerprint);
     // A version's content never changes: what the record says of it holds, whatever became of its tags.
     let same_content = (is_record && pushed == Some(&wanted.fingerprint))
@@ -403,7 +406,10 @@ fn unmanaged(seen: &Observed, wanted: &Content, newest: &CertificateFacts) -> Ne
         Look::NotYet => Next::ReadRecorded,
         Look::Seen(Some(facts))
             if facts.version == record.version
-                && matches!(ownership::read(&facts.tags, &seen.desired.owner), Ownership::Ours(_)) =>
+                && matches!(
+                    ownership::read(&facts.tags, &seen.desired.owner),
+                    Ownership::Ours(_) | Ownership::Sibling { .. }
+                ) =>
         {
             import(seen, wanted, Why::ReplacedInVault, None)
         }

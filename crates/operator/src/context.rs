@@ -10,8 +10,8 @@ use keyvault_sync_core::names::VaultHost;
 use keyvault_sync_core::ownership::ClusterId;
 use keyvault_sync_core::reason::Reason;
 use keyvault_sync_vault::{Identity, Transport, VaultClient, VaultError};
-use kube::runtime::reflector::ObjectRef;
 use kube::Client;
+use kube::runtime::reflector::ObjectRef;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 

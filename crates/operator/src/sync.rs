@@ -6,6 +6,7 @@ pub(crate) mod observe;
 pub(crate) mod orphan;
 pub(crate) mod resolve;
 pub(crate) mod status;
+pub(crate) mod succession;
 
 use std::convert::Infallible;
 use std::sync::Arc;

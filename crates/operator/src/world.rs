@@ -253,6 +253,12 @@ impl World {
         self.index().losers.entry(claim.to_owned()).or_default().insert(sync);
     }
 
+    /// The resources that wait for the name of a claim.
+    pub(crate) fn losers_of(&self, claim: &str) -> Vec<Arc<KeyVaultSync>> {
+        let losers: Vec<_> = self.index().losers.get(claim).into_iter().flatten().cloned().collect();
+        losers.iter().filter_map(|loser| self.syncs.get(loser)).collect()
+    }
+
     fn index(&self) -> std::sync::MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }

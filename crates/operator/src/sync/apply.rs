@@ -4,13 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::jiff::Timestamp;
-use keyvault_sync_api::conditions::whole_seconds;
 use keyvault_sync_api::constants::{INSTALLATION_LABEL, SYNC_FIELD_MANAGER};
-use keyvault_sync_api::{
-    KeyVaultCertificate, KeyVaultCertificateSpec, KeyVaultSync, Release, ReleaseWhy as ApiWhy,
-};
-use keyvault_sync_core::claims::{ClaimAct, ClaimPlan, ReleaseWhy, collision};
+use keyvault_sync_api::{KeyVaultCertificate, KeyVaultCertificateSpec, KeyVaultSync};
+use keyvault_sync_core::claims::{ClaimAct, ClaimPlan, collision};
 use keyvault_sync_core::names::{CertificateName, ClaimName};
 use keyvault_sync_core::reason::{Problem, Reason};
 use kube::ResourceExt;
@@ -19,6 +15,7 @@ use kube::runtime::reflector::ObjectRef;
 
 use super::observe::owner;
 use super::resolve::Wish;
+use super::succession::give_up;
 use crate::context::Context;
 use crate::kubernetes::{CallError, call};
 
@@ -50,7 +47,7 @@ pub(crate) async fn acts(
                 (name, result)
             }
             ClaimAct::Release(name, why) => {
-                let result = release(&name, why, context).await;
+                let result = give_up(&name, why, context).await;
                 (name, result)
             }
         };
@@ -125,17 +122,6 @@ pub(crate) async fn change(
     let now = call("a claim", api.replace(name.as_str(), &params, &claim)).await?;
     context.world.written.note(&before, Arc::new(now));
     Ok(())
-}
-
-/// Gives a claim up: the certificate controller does the rest.
-pub(crate) async fn release(name: &ClaimName, why: ReleaseWhy, context: &Context) -> Result<(), Failure> {
-    let why = match why {
-        ReleaseWhy::EntryGone => ApiWhy::EntryGone,
-        ReleaseWhy::VaultChanged => ApiWhy::VaultChanged,
-        ReleaseWhy::OwnerGone => ApiWhy::OwnerGone,
-    };
-    let since = whole_seconds(Timestamp::now());
-    change(name, context, |claim| claim.spec.release = Some(Release { why, since })).await
 }
 
 /// Who loses a name is told when it is free again. `true`: it is free already.

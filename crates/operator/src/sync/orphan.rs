@@ -13,7 +13,8 @@ use kube::api::Api;
 use kube::runtime::controller::Action;
 use kube::{CustomResourceExt, ResourceExt};
 
-use super::apply::{Failure, release};
+use super::apply::Failure;
+use super::succession;
 use crate::context::Context;
 use crate::kubernetes::{CallError, call};
 use crate::world::owner_ref;
@@ -74,7 +75,7 @@ async fn give_up(claim: &KeyVaultCertificate, context: &Context) -> Action {
         );
         return Action::await_change();
     };
-    match release(&ClaimName::new(&certificate, &host), ReleaseWhy::OwnerGone, context).await {
+    match succession::give_up(&ClaimName::new(&certificate, &host), ReleaseWhy::OwnerGone, context).await {
         Ok(()) => Action::await_change(),
         Err(Failure::Race) => Action::requeue(START_RETRY),
         Err(Failure::Problem(problem)) => {

@@ -21,6 +21,8 @@ use crate::world::sync_at;
 pub(crate) struct Wish {
     /// Whose it is.
     pub owner: claims::ClaimOwner,
+    /// A field that makes the whole wish impossible.
+    pub(crate) whole: Result<(), Problem>,
     /// The vault, or why there is none.
     pub vault: Result<Vault, Problem>,
     /// One for each entry, in the order of the entries.
@@ -59,7 +61,7 @@ pub(crate) fn wish(sync: &KeyVaultSync, context: &Context) -> Wish {
         })
         .collect();
     let may_release = whole.is_ok() && vault.is_ok() && template.is_ok() && !sync.spec.push.suspend;
-    Wish { owner, vault, rows, may_release }
+    Wish { owner, whole, vault, rows, may_release }
 }
 
 /// The first field in use that this version has no behaviour for.

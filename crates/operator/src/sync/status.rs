@@ -1,6 +1,7 @@
 //! What became of a wish → the status of its resource: rows, Ready, Reconciling, Stalled; at most once a second.
 //! The words of each certificate come from its claim.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -68,8 +69,11 @@ pub(crate) async fn report(context: &Context, sync: &KeyVaultSync, wish: &Wish, 
             }
         })
         .collect();
+    // A wish that is refused as a whole and lists nothing has no row to say so.
+    let whole = wish.whole.as_ref().err().filter(|_| wish.rows.is_empty());
+    let whole = whole.map(|problem| refused("", None, problem, false));
     let before = sync.status.clone().unwrap_or_default();
-    let after = compose(&before, sync.metadata.generation, wish, &standings);
+    let after = compose(&before, sync.metadata.generation, wish, &standings, whole.as_ref());
     let again = if applied.is_raced { RETRY } else { LOOK_AGAIN };
     // A problem with the API server has no watch that tells when it is over.
     let again = standings
@@ -89,7 +93,7 @@ pub(crate) async fn report(context: &Context, sync: &KeyVaultSync, wish: &Wish, 
         return Action::requeue(RETRY);
     }
     context.world.planned.wrote(&uid);
-    tell(context, sync, wish, &before, &standings).await;
+    tell(context, sync, wish, &before, standings.iter().chain(&whole)).await;
     Action::requeue(again)
 }
 
@@ -198,6 +202,7 @@ fn compose(
     generation: Option<i64>,
     wish: &Wish,
     standings: &[Standing],
+    whole: Option<&Standing>,
 ) -> KeyVaultSyncStatus {
     let is_settled = standings.iter().all(|standing| standing.is_settled);
     let mut rows: Vec<&Standing> = standings.iter().collect();
@@ -218,6 +223,7 @@ fn compose(
             .map(|standing| standing.row.clone())
             .collect(),
     };
+    rows.splice(0..0, whole);
     conclude(&mut status.conditions, status.observed_generation, wish, &rows, is_settled);
     status
 }
@@ -276,7 +282,8 @@ fn message(wish: &Wish, rows: &[&Standing]) -> String {
         .map(|standing| {
             let row = &standing.row;
             let name = row.certificate_name.as_deref().unwrap_or(&row.secret_name);
-            format!("{name}: {}: {}", row.reason, row.message.as_deref().unwrap_or_default())
+            let said = format!("{}: {}", row.reason, row.message.as_deref().unwrap_or_default());
+            if name.is_empty() { said } else { format!("{name}: {said}") }
         })
         .collect();
     if wrong.len() > NAMED_MAX {
@@ -329,21 +336,27 @@ async fn write(context: &Context, sync: &KeyVaultSync, status: &KeyVaultSyncStat
 }
 
 /// Tells what has no claim to tell it, where it is news.
-async fn tell(
+async fn tell<'a>(
     context: &Context,
     sync: &KeyVaultSync,
     wish: &Wish,
     before: &KeyVaultSyncStatus,
-    standings: &[Standing],
+    standings: impl Iterator<Item = &'a Standing>,
 ) {
     let (namespace, name) = (sync.namespace().unwrap_or_default(), sync.name_any());
     let vault = wish.vault.as_ref().map_or("", |vault| vault.host.as_str());
-    for standing in standings.iter().filter(|standing| standing.is_ours_to_tell) {
+    // What is wrong with the whole resource stands on each of its rows, and is told once.
+    let mut told = BTreeSet::new();
+    for standing in standings.filter(|standing| standing.is_ours_to_tell) {
         let row = &standing.row;
         let text = row.message.as_deref().unwrap_or_default();
-        let is_news = !before.certificates.iter().any(|old| {
+        let is_known_row = |old: &CertificateStatus| {
             old.secret_name == row.secret_name && old.reason == row.reason && old.message == row.message
-        });
+        };
+        let is_known_whole = |ready: &Condition| row.secret_name.is_empty() && ready.message.contains(text);
+        let is_news = !before.certificates.iter().any(is_known_row)
+            && !conditions::find(&before.conditions, READY).is_some_and(is_known_whole)
+            && told.insert((standing.reason, text));
         let certificate = row.certificate_name.as_deref().unwrap_or_default();
         let subject = Subject {
             controller: "sync",

@@ -1,0 +1,240 @@
+//! The operator killed, ended and started again at every moment of a push: exactly one version, and no call for what is in
+//! step. One after the other: each test has operators of its own.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use futures::future::try_join_all;
+use keyvault_emulator::{Call, Effect, Fault, Operation};
+use keyvault_sync_e2e::certificates::Issued;
+use keyvault_sync_e2e::operator::Operator;
+use keyvault_sync_e2e::scene::{host, imports};
+use keyvault_sync_e2e::wait::{self, Seen};
+use keyvault_sync_e2e::{Scene, scene};
+use serde_json::json;
+
+keyvault_sync_e2e::promises!(OneByOne:
+    killed_between_announcement_and_import_it_makes_exactly_one_version,
+    killed_while_the_import_is_on_the_wire_it_makes_exactly_one_version,
+    killed_between_import_and_receipt_it_makes_exactly_one_version,
+    sigterm_finishes_the_write_in_hand,
+    what_was_deleted_and_applied_again_while_it_was_down_makes_no_version,
+    what_was_deleted_while_it_was_down_is_given_up_and_stays_in_the_vault,
+    the_same_certificate_written_anew_while_it_was_down_makes_no_version_and_no_call,
+    three_hundred_idle_certificates_cost_no_vault_call_over_a_restart,
+);
+
+/// The operator's time limit of a vault write; what was announced is left alone for so long.
+const WRITE_TIME_LIMIT: Duration = Duration::from_secs(10);
+/// Certificates that are in step over a restart.
+const IDLE: usize = 300;
+/// Certificates of one resource; their rows all fit its status.
+const OF_ONE_RESOURCE: usize = 100;
+
+async fn killed_between_announcement_and_import_it_makes_exactly_one_version(
+    scene: Scene,
+) -> anyhow::Result<()> {
+    let operator = started(&scene).await?;
+    // The connection is reset: announced, and nothing done.
+    scene.fault("web-tls", Fault::new(Effect::Reset).operation(Operation::Import).times(1));
+    let issued = scene.renew("web-tls").await?;
+    scene.called("the import", is_unanswered_import).await?;
+    operator.kill9();
+    ensure!(scene.versions("web-tls").len() == 1, "imported after all");
+    resumed(&scene, &issued).await
+}
+
+async fn killed_while_the_import_is_on_the_wire_it_makes_exactly_one_version(
+    scene: Scene,
+) -> anyhow::Result<()> {
+    let operator = started(&scene).await?;
+    let held = scene.fault("web-tls", Fault::new(Effect::Hang).operation(Operation::Import).times(1));
+    let issued = scene.renew("web-tls").await?;
+    scene.called("the import", is_unanswered_import).await?;
+    operator.kill9();
+    // The vault carries out what it received, although nobody is there to hear of it.
+    scene.emulator().clear_fault(held);
+    second_version(&scene).await?;
+    resumed(&scene, &issued).await
+}
+
+async fn killed_between_import_and_receipt_it_makes_exactly_one_version(scene: Scene) -> anyhow::Result<()> {
+    let operator = started(&scene).await?;
+    let held = scene.fault("web-tls", Fault::new(Effect::HangAfter).operation(Operation::Import).times(1));
+    let issued = scene.renew("web-tls").await?;
+    second_version(&scene).await?;
+    operator.kill9();
+    scene.emulator().clear_fault(held);
+    resumed(&scene, &issued).await
+}
+
+/// An operator that has pushed a first version of `web-tls`.
+async fn started(scene: &Scene) -> anyhow::Result<Operator> {
+    let operator = scene.stage().operator().await?;
+    let issued = scene.renew("web-tls").await?;
+    scene.sync_of("web", &["web-tls"]).await?;
+    scene.holds("web", "web-tls", &issued).await?;
+    Ok(operator)
+}
+
+/// An import whose answer has not been sent; the first version's was.
+fn is_unanswered_import(call: &Call) -> bool {
+    call.operation == Operation::Import && !call.answered
+}
+
+async fn second_version(scene: &Scene) -> anyhow::Result<()> {
+    wait::until("the second version", || async {
+        let versions = scene.versions("web-tls").len();
+        Ok(if versions == 2 { Seen::Done(()) } else { Seen::NotYet(format!("{versions} versions")) })
+    })
+    .await
+}
+
+/// A new operator brings what was announced to its end: two versions in all, a look before anything else and not while
+/// the write may still be under way, the receipt taken.
+async fn resumed(scene: &Scene, issued: &Issued) -> anyhow::Result<()> {
+    let claim = scene.claim("web-tls").await?;
+    let in_flight = claim.status.and_then(|status| status.in_flight).context("not announced")?;
+    let over = Duration::from_secs(in_flight.since.0.as_second().unsigned_abs()) + WRITE_TIME_LIMIT;
+    let before = scene.calls_about("web-tls").len();
+    let operator = scene.stage().operator().await?;
+    scene.holds("web", "web-tls", issued).await?;
+    ensure!(scene.versions("web-tls").len() == 2, "{} versions, not 2", scene.versions("web-tls").len());
+    let calls = scene.calls_about("web-tls").split_off(before);
+    let look = calls.first().context("no look")?;
+    ensure!(look.operation == Operation::GetCertificate, "{calls:?}");
+    ensure!(u128::from(look.began_unix_us) >= over.as_micros(), "it looked too early: {look:?} {over:?}");
+    let claim = scene.claim("web-tls").await?;
+    ensure!(claim.status.as_ref().is_some_and(|status| status.in_flight.is_none()), "no receipt: {claim:?}");
+    operator.terminate().await.map(drop)
+}
+
+async fn sigterm_finishes_the_write_in_hand(scene: Scene) -> anyhow::Result<()> {
+    let operator = started(&scene).await?;
+    // Long enough that the signal comes first, and well below the time limit of a write.
+    scene.fault(
+        "web-tls",
+        Fault::new(Effect::delay_before(Duration::from_secs(3))).operation(Operation::Import),
+    );
+    let issued = scene.renew("web-tls").await?;
+    scene.called("the import", is_unanswered_import).await?;
+    let status = operator.terminate().await?;
+    ensure!(status.success(), "{status}");
+    ensure!(scene.versions("web-tls").len() == 2, "{} versions, not 2", scene.versions("web-tls").len());
+    let claim = scene.claim("web-tls").await?;
+    let said = claim.status.context("no status")?;
+    ensure!(
+        said.in_flight.is_none() && said.thumbprint == Some(scene::thumbprint(&issued)?),
+        "no receipt: {said:?}"
+    );
+    Ok(())
+}
+
+async fn what_was_deleted_and_applied_again_while_it_was_down_makes_no_version(
+    scene: Scene,
+) -> anyhow::Result<()> {
+    let operator = started(&scene).await?;
+    operator.terminate().await?;
+    scene.delete(&scene.syncs(), "web").await?;
+    let sync = scene.sync_of("web", &["web-tls"]).await?;
+    let operator = scene.stage().operator().await?;
+    scene.synced("web", "1/1").await?;
+    let claim = scene.claim("web-tls").await?;
+    ensure!(Some(&claim.spec.owner.uid) == sync.metadata.uid.as_ref(), "{:?}", claim.spec.owner);
+    ensure!(scene.versions("web-tls").len() == 1 && imports(&scene.calls()) == 1, "{:?}", scene.calls());
+    operator.terminate().await.map(drop)
+}
+
+async fn what_was_deleted_while_it_was_down_is_given_up_and_stays_in_the_vault(
+    scene: Scene,
+) -> anyhow::Result<()> {
+    let operator = started(&scene).await?;
+    operator.terminate().await?;
+    let before = scene.calls().len();
+    scene.delete(&scene.syncs(), "web").await?;
+    scene.claim("web-tls").await?;
+    let operator = scene.stage().operator().await?;
+    wait::gone(&scene.claims(), &scene.claim_name("web-tls")).await?;
+    ensure!(scene.versions("web-tls").len() == 1 && scene.calls().len() == before, "{:?}", scene.calls());
+    operator.terminate().await.map(drop)
+}
+
+async fn the_same_certificate_written_anew_while_it_was_down_makes_no_version_and_no_call(
+    scene: Scene,
+) -> anyhow::Result<()> {
+    let operator = scene.stage().operator().await?;
+    let issued = scene.renew("web-tls").await?;
+    scene.sync_of("web", &["web-tls"]).await?;
+    scene.holds("web", "web-tls", &issued).await?;
+    operator.terminate().await?;
+    let before = scene.calls().len();
+    let reordered = format!("{}{}", issued.intermediates.concat(), issued.certificate);
+    scene.put_entries("web-tls", &scene::entries(&reordered, &issued.key, "")).await?;
+    let edition = scene.secrets().get("web-tls").await?.metadata.resource_version;
+    let operator = scene.stage().operator().await?;
+    wait::object(&scene.claims(), &scene.claim_name("web-tls"), "to have looked at the Secret", |claim| {
+        claim
+            .status
+            .as_ref()
+            .is_some_and(|status| status.sources.iter().any(|seen| seen.resource_version == edition))
+    })
+    .await?;
+    ensure!(scene.versions("web-tls").len() == 1 && scene.calls().len() == before, "{:?}", scene.calls());
+    operator.terminate().await.map(drop)
+}
+
+async fn three_hundred_idle_certificates_cost_no_vault_call_over_a_restart(
+    scene: Scene,
+) -> anyhow::Result<()> {
+    let operator = scene.stage().operator().await?;
+    let names: Vec<String> = (0..IDLE).map(|number| format!("idle-{number:03}")).collect();
+    try_join_all(names.iter().map(|name| scene.renew(name))).await?;
+    let resources: Vec<(String, &[String])> = names
+        .chunks(OF_ONE_RESOURCE)
+        .enumerate()
+        .map(|(number, names)| (format!("web-{number}"), names))
+        .collect();
+    for (resource, names) in &resources {
+        let secrets: Vec<&str> = names.iter().map(String::as_str).collect();
+        scene.sync_of(resource, &secrets).await?;
+    }
+    // In a vault of its own, so that this vault's calls are those of the idle ones alone.
+    let other = format!("{}-x", scene.name());
+    scene.make_vault(&other);
+    let url = format!("https://{}", host(&other));
+    scene.key_vault(&other, json!({"url": url, "grants": [scene.grant(&["*"])]})).await?;
+    scene.renew("canary").await?;
+    scene
+        .sync("canary", json!({"vaultRef": {"name": other}, "certificates": [{"secretName": "canary"}]}))
+        .await?;
+    for (resource, names) in &resources {
+        let count = format!("{0}/{0}", names.len());
+        scene.synced(resource, &count).await?;
+    }
+    scene.synced("canary", "1/1").await?;
+    ensure!(imports(&scene.calls()) == IDLE, "{} imports", imports(&scene.calls()));
+
+    operator.terminate().await?;
+    let before = scene.calls().len();
+    let operator = scene.stage().operator().await?;
+    // Every claim has had its round.
+    wait::until("a round over every claim", || async {
+        let metrics = operator.metrics().await?;
+        let rounds = metrics
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix(
+                    "keyvault_sync_reconciles_total{controller=\"certificate\",reason=\"Synced\"} ",
+                )
+            })
+            .and_then(|count| count.trim().parse::<usize>().ok())
+            .unwrap_or_default();
+        Ok(if rounds > IDLE { Seen::Done(()) } else { Seen::NotYet(format!("{rounds} rounds")) })
+    })
+    .await?;
+    let renewed = scene.renew("canary").await?;
+    scene.holds("canary", "canary", &renewed).await?;
+    let calls = scene.calls().split_off(before);
+    ensure!(calls.is_empty(), "{} calls, the first: {:?}", calls.len(), calls.first());
+    operator.terminate().await.map(drop)
+}
