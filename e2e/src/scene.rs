@@ -11,6 +11,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use keyvault_emulator::{Call, Emulator, Fault, FaultId, Operation, Permissions, StoredVersion};
 use keyvault_sync_api::conditions::{self, READY};
+use keyvault_sync_api::constants::{GROUP, SYNC_AT_ANNOTATION, VERSION};
 use keyvault_sync_api::{CertificateState, CertificateStatus, KeyVault, KeyVaultCertificate, KeyVaultSync};
 use kube::Resource;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
@@ -134,7 +135,7 @@ impl Scene {
     /// # Errors
     /// The API server refuses.
     pub async fn sync_now(&self, name: &str, when: &str) -> anyhow::Result<()> {
-        let patch = json!({"metadata": {"annotations": {"keyvaultsync.io/sync-at": when}}});
+        let patch = json!({"metadata": {"annotations": {SYNC_AT_ANNOTATION: when}}});
         self.syncs().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
         Ok(())
     }
@@ -475,7 +476,7 @@ fn namespace(name: &str) -> Value {
 
 fn resource(kind: &str, namespace: Option<&str>, name: &str, spec: Value) -> Value {
     let mut object = json!({
-        "apiVersion": "keyvaultsync.io/v1alpha1",
+        "apiVersion": format!("{GROUP}/{VERSION}"),
         "kind": kind,
         "metadata": {"name": name},
         "spec": spec,
