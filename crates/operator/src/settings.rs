@@ -17,7 +17,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "KEYVAULT_SYNC_CLUSTER_ID", value_parser = ClusterId::parse)]
     pub cluster_id: Option<ClusterId>,
 
-    /// Which installation this is: <operator namespace>.<release>. Claims are labelled with it.
+    /// Which installation this is: the operator's namespace, a dot, the release. Claims are labelled with it.
     #[arg(long, env = "KEYVAULT_SYNC_INSTALLATION", default_value = "keyvault-sync.keyvault-sync", value_parser = label_value)]
     pub installation: String,
 
