@@ -16,6 +16,8 @@ const COMMAND: &str = "cargo xtask gen";
 /// Helm installs the definitions in a chart's own folder `crds`, and follows no link out of the chart.
 const CRDS_FOLDERS: [&str; 2] = ["crds", "charts/keyvault-sync/crds"];
 const ROLE: &str = "deploy/clusterrole.yaml";
+/// The chart's role has a name and labels of its own; its rules are these.
+const CHART_RULES: &str = "charts/keyvault-sync/files/clusterrole-rules.yaml";
 const REFERENCE: &str = "docs/api.md";
 
 /// Writes every generated file, or with `check` compares what is there.
@@ -64,7 +66,9 @@ fn files() -> anyhow::Result<Vec<Generated>> {
             files.push(Generated { path, text: yaml(crd)? });
         }
     }
-    files.push(Generated { path: ROLE.into(), text: yaml(&keyvault_sync_api::rbac::cluster_role())? });
+    let role = keyvault_sync_api::rbac::cluster_role();
+    files.push(Generated { path: ROLE.into(), text: yaml(&role)? });
+    files.push(Generated { path: CHART_RULES.into(), text: yaml(&role.rules)? });
     files.push(Generated { path: REFERENCE.into(), text: reference(&crds) });
     Ok(files)
 }
