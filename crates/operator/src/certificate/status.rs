@@ -260,10 +260,13 @@ fn compose(
     let mut status = before.clone();
     let stamp = whole_seconds(Timestamp::now());
     status.observed_generation = claim.metadata.generation;
+    // What was true of another wish does not stand for this one while its push is held up.
+    let stands = before.observed_generation == claim.metadata.generation || reason == Reason::Suspended;
     let holds = match ready {
         Ready::Yes => Holds::True,
         Ready::No => Holds::False,
         Ready::Unknown => Holds::Unknown,
+        Ready::AsBefore if !stands => Holds::Unknown,
         Ready::AsBefore => {
             match conditions::find(&before.conditions, READY).map(|ready| ready.status.as_str()) {
                 Some("True") => Holds::True,

@@ -248,7 +248,7 @@ fn conclude(
     if is_settled {
         state(READY, worst.map_or(Holds::True, |worst| worst.ready), reason, &message);
     } else if generation.is_none() {
-        state(READY, Holds::Unknown, Reason::Reconciling, "the first certificates are on their way");
+        state(READY, Holds::Unknown, reason, &message);
     }
     let is_stalled = is_settled && disposition::of(reason, 1, 0, None, 0).is_stalled;
     let is_reconciling =
