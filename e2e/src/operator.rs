@@ -45,17 +45,18 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Starts the binary with these arguments and environment variables and waits until `/readyz` says yes. Its log goes
-    /// to the file `log`.
+    /// Starts `program` with these arguments and environment variables and waits until `/readyz` says yes. Its log goes to
+    /// the file `log`.
     ///
     /// # Errors
-    /// It cannot be built or started, ends, or does not become ready; the message has the end of its log.
+    /// It cannot be started, ends, or does not become ready; the message has the end of its log.
     pub async fn start(
+        program: &Path,
         arguments: &[String],
         variables: &[(&str, &str)],
         log: &Path,
     ) -> anyhow::Result<Operator> {
-        let mut command = Command::new(binary().await?);
+        let mut command = Command::new(program);
         command.args(arguments).args(["--log-format=json", "--health-address=127.0.0.1:0"]);
         for variable in FOREIGN_VARIABLES {
             command.env_remove(variable);
@@ -107,9 +108,19 @@ impl Operator {
         self.process.resume();
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Its exit status, if it has ended.
     pub fn exited(&self) -> Option<ExitStatus> {
         self.process.exited()
+    }
+
+    /// The file it logs to.
+    pub fn log_path(&self) -> &Path {
+        &self.log
     }
 
     /// All it has logged.
@@ -135,19 +146,29 @@ impl Operator {
 /// It cannot be built; cargo's own words are on standard error.
 pub async fn binary() -> anyhow::Result<PathBuf> {
     static BINARY: OnceCell<PathBuf> = OnceCell::const_new();
-    let build = || async {
-        match std::env::var_os(BINARY_VARIABLE) {
-            Some(path) => Ok(PathBuf::from(path)),
-            None => tokio::task::spawn_blocking(build).await?,
-        }
-    };
-    BINARY.get_or_try_init(build).await.cloned()
+    BINARY.get_or_try_init(|| named_or_built(&[])).await.cloned()
 }
 
-fn build() -> anyhow::Result<PathBuf> {
+/// As `binary`, but built as it is released: for measurements.
+///
+/// # Errors
+/// As `binary`.
+pub async fn release_binary() -> anyhow::Result<PathBuf> {
+    named_or_built(&["--release"]).await
+}
+
+async fn named_or_built(profile: &'static [&'static str]) -> anyhow::Result<PathBuf> {
+    match std::env::var_os(BINARY_VARIABLE) {
+        Some(path) => Ok(PathBuf::from(path)),
+        None => tokio::task::spawn_blocking(|| build(profile)).await?,
+    }
+}
+
+fn build(profile: &[&str]) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["build", "--package=keyvault-sync", "--bin=keyvault-sync"])
+        .args(profile)
         .arg("--message-format=json-render-diagnostics")
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .stderr(Stdio::inherit())

@@ -59,6 +59,8 @@ pub struct Stage {
     kubeconfig: PathBuf,
     ca_bundle: PathBuf,
     federated_token: PathBuf,
+    program: PathBuf,
+    log_filter: &'static str,
     /// Private keys in use anywhere on this stage, PEM: none of their lines may turn up anywhere.
     keys: Mutex<Vec<String>>,
     operators: AtomicU32,
@@ -71,7 +73,14 @@ impl Stage {
     /// # Errors
     /// Anything does not start; the message says what.
     pub async fn start() -> anyhow::Result<Stage> {
-        operator::binary().await?;
+        Self::start_for(operator::binary().await?, LOG_FILTER).await
+    }
+
+    /// Sets everything up but the operator, which will be this program and log what this filter says.
+    ///
+    /// # Errors
+    /// Anything does not start; the message says what.
+    pub async fn start_for(program: PathBuf, log_filter: &'static str) -> anyhow::Result<Stage> {
         let cluster = LocalCluster::start().await?;
         let emulator =
             Emulator::start(([127, 0, 0, 1], 0).into()).await.context("the emulator does not start")?;
@@ -94,6 +103,8 @@ impl Stage {
             kubeconfig,
             ca_bundle,
             federated_token,
+            program,
+            log_filter,
             keys: Mutex::default(),
             operators: AtomicU32::new(0),
             running: OnceCell::new(),
@@ -109,7 +120,7 @@ impl Stage {
         let arguments = [
             format!("--emulator-address={}", self.emulator.address()),
             format!("--ca-bundle={}", self.ca_bundle.display()),
-            format!("--log={LOG_FILTER}"),
+            format!("--log={}", self.log_filter),
         ];
         let (kubeconfig, federated_token) =
             (self.kubeconfig.display().to_string(), self.federated_token.display().to_string());
@@ -120,7 +131,7 @@ impl Stage {
             ("AZURE_FEDERATED_TOKEN_FILE", federated_token.as_str()),
         ];
         self.operators.fetch_add(1, Ordering::Relaxed);
-        Operator::start(&arguments, &variables, &self.log_path()).await
+        Operator::start(&self.program, &arguments, &variables, &self.log_path()).await
     }
 
     /// The operator that tests which leave it alone share; started at the first call.
@@ -134,6 +145,11 @@ impl Stage {
     /// A client that may do everything: the hands of users, and the eyes of the test.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The file with the certificate of the emulator's CA.
+    pub fn ca_bundle(&self) -> &Path {
+        &self.ca_bundle
     }
 
     /// From now on, no line of this private key (PEM) may turn up in what `leak` searches.

@@ -1,48 +1,52 @@
-//! The demo: a cluster, a vault and the operator from nothing; a certificate arrives in the vault and renews.
-//! What surrounds the operator is made by `keyvault-sync-e2e`; how a vault looks in words is left to `vault_view`.
+//! The demo: a cluster, a vault and the operator from nothing, and a certificate arriving and renewing; then it stays up.
+//! This file tells the story; what is applied, what the vault shows and what there is to paste have files of their own.
 
-mod vault_view;
+mod documents;
+mod play;
+mod screen;
+mod vault;
 
-use std::io::Write;
-use std::net::Ipv4Addr;
-use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::env;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use k8s_openapi::api::core::v1::Secret;
-use keyvault_emulator::{Operation, Permissions};
-use keyvault_sync_e2e::certificates::{Authority, Issued, KeyType, Leaf};
+use keyvault_emulator::{Call, Operation, Permissions};
+use keyvault_sync_api::{CertificateState, KeyVaultSync};
+use keyvault_sync_e2e::certificates::{Authority, Issued};
+use keyvault_sync_e2e::operator::{self, BINARY_VARIABLE, Operator};
+use keyvault_sync_e2e::process::is_running;
 use keyvault_sync_e2e::stage::{CLIENT, TENANT};
-use keyvault_sync_e2e::{Stage, operator, tools};
-use kube::api::{Api, Patch, PatchParams};
+use keyvault_sync_e2e::wait::{self, Seen};
+use keyvault_sync_e2e::{Stage, scene, tools};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How many things are started before there is something to see.
-const STEPS: usize = 4;
-/// A first push needs a token, a look and an import: far below a second. More than this is a defect.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::command;
+use documents::{CERTIFICATE, DOCUMENTS, HOST, NAMESPACE, NEXT_SECRET, SECRET, SECRET_SHOWN, SYNC};
+use screen::Screen;
 
-const NAMESPACE: &str = "web";
-const VAULT_HOST: &str = "contoso.vault.azure.net";
-const CERTIFICATE: &str = "web--shop";
-const SECRET: &str = "shop-tls";
+/// The steps of `set_up` and `tell`; a demo that saw fewer has not shown everything.
+const STEPS: usize = 10;
 
-const KEY_VAULT: &str = r#"apiVersion: keyvaultsync.io/v1alpha1
-kind: KeyVault
-metadata: {name: contoso}
-spec:
-  url: https://contoso.vault.azure.net
-  grants:
-    - namespaces: {names: ["web"]}
-      push: ["{namespace}--*"]
-"#;
-const SYNC: &str = r#"apiVersion: keyvaultsync.io/v1alpha1
-kind: KeyVaultSync
-metadata: {name: shop, namespace: web}
-spec:
-  vaultRef: {name: contoso}
-  certificates:
-    - {secretName: shop-tls, certificateName: web--shop, tags: {team: shop}}
-"#;
+/// What the operator of a demo logs: what it logs by default.
+const LOG_FILTER: &str = "info";
+
+/// Whose hands the demo's are, in managed fields.
+const FIELD_MANAGER: &str = "demo";
+
+/// Lines of the operator's log that a failure shows.
+const LOG_LINES: usize = 30;
+
+/// A build that was interrupted goes on in a thread that cannot be stopped; its processes end with ours.
+const THREADS_GRACE: Duration = Duration::from_secs(1);
+
+/// Columns of the Events that fit a terminal.
+const EVENT_COLUMNS: &str =
+    "custom-columns=TYPE:.type,REASON:.reason,OBJECT:.involvedObject.name,MESSAGE:.message";
 
 /// Options of `cargo xtask demo`.
 #[derive(clap::Args)]
@@ -52,176 +56,285 @@ pub(crate) struct Arguments {
     once: bool,
 }
 
-/// Runs the demo.
+/// Shows the demo, and without `--once` keeps it up until Ctrl-C.
 ///
 /// # Errors
-/// Something could not be built or started, or a step was not seen; the message says which, with the end of the
-/// operator's log.
+/// A step was not seen; the message names it and has the end of the operator's log.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    step(1, "Kubernetes (built once from its Go modules, then kept)");
-    tools::ensure_tools()?;
-    step(2, "the operator");
-    let runtime = tokio::runtime::Runtime::new().context("cannot start an async runtime")?;
-    let ended = runtime.block_on(async {
-        tokio::select! {
-            ended = play(arguments.once) => ended,
-            _ = tokio::signal::ctrl_c() => {
-                println!("\nEnding.");
-                Ok(())
-            }
-        }
-    });
-    // What is still running blocks nothing: every child ends with its handle, and at the latest with this process.
-    runtime.shutdown_timeout(Duration::from_secs(5));
-    if ended.is_ok() {
-        println!("Ended: no process and no folder is left.");
-    }
-    ended
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no async runtime")?;
+    let shown = runtime.block_on(show(arguments.once));
+    runtime.shutdown_timeout(THREADS_GRACE);
+    shown
 }
 
-async fn play(once: bool) -> anyhow::Result<()> {
-    operator::binary().await?;
-    step(3, "etcd, kube-apiserver, kube-controller-manager and a local Key Vault");
-    let stage = Stage::start().await?;
-    stage.emulator.add_vault(VAULT_HOST, TENANT);
-    stage.emulator.allow(VAULT_HOST, CLIENT, Permissions::all());
-    step(4, "the operator, as its own ServiceAccount under its own RBAC");
-    stage.running().await?;
-    let played = act(&stage, once).await;
-    if played.is_err() {
-        println!("\n{}", stage.dump("").await);
-    }
-    let closed = stage.close().await;
-    played.and(closed)
-}
-
-async fn act(stage: &Stage, once: bool) -> anyhow::Result<()> {
-    let issuer = Authority::root("Demo root")?.intermediate("Demo intermediate")?;
-    let leaf = Leaf::server("shop.example.com").key_type(KeyType::Rsa2048);
-
-    title("A platform team registers a vault, a team says which Secret goes there");
-    apply(stage, &format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n")).await?;
-    for document in [KEY_VAULT, SYNC] {
-        println!("{document}");
-        apply(stage, document).await?;
-    }
-    let waiting = r#"--for=jsonpath={.status.conditions[?(@.type=="Ready")].reason}=SecretNotFound"#;
-    kubectl(stage, &["wait", "keyvaultsync/shop", "-n", NAMESPACE, waiting, "--timeout=60s"]).await?;
-    kubectl(stage, &["get", "keyvaultsyncs", "-A"]).await?;
-
-    title("cert-manager writes the Secret (here: a root, an intermediate and a leaf made a moment ago)");
-    let first = arrival(stage, &issuer.issue(&leaf)?, 1).await?;
-    println!("Secret {NAMESPACE}/{SECRET} written; its import reached the vault {first} ms later.");
-    kubectl(stage, &["wait", "keyvaultsync/shop", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=60s"])
-        .await?;
-    kubectl(stage, &["get", "keyvaultsyncs", "-A"]).await?;
-    kubectl(stage, &["get", "keyvaultcertificates"]).await?;
-    kubectl(stage, &["get", "keyvaults"]).await?;
-    events(stage).await?;
-
-    title("The certificate as the vault has it");
-    let stored =
-        stage.emulator.certificate(VAULT_HOST, CERTIFICATE).context("the vault has no such certificate")?;
-    print!("{}", vault_view::describe(VAULT_HOST, &stored)?);
-
-    title("The certificate is renewed");
-    let second = arrival(stage, &issuer.issue(&leaf)?, 2).await?;
-    println!("Secret written again; the second version reached the vault {second} ms later.");
-    kubectl(stage, &["wait", "keyvaultsync/shop", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=60s"])
-        .await?;
-    let stored =
-        stage.emulator.certificate(VAULT_HOST, CERTIFICATE).context("the vault has no such certificate")?;
-    ensure!(stored.versions.len() == 2, "the vault has {} versions, not 2", stored.versions.len());
-    print!("{}", vault_view::describe(VAULT_HOST, &stored)?);
-    events(stage).await?;
-    if once {
-        return Ok(());
-    }
-    stay(stage).await
-}
-
-/// Writes the Secret and waits until the vault has so many versions. Milliseconds from the write to the moment the
-/// import's request began to arrive.
-async fn arrival(stage: &Stage, issued: &Issued, versions: usize) -> anyhow::Result<u128> {
-    stage.guard(&issued.key);
-    let secret = issued.secret(NAMESPACE, SECRET);
-    let secrets: Api<Secret> = Api::namespaced(stage.client().clone(), NAMESPACE);
-    let written = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
-    let imports = |calls: &[keyvault_emulator::Call]| {
-        calls.iter().filter(|call| call.operation == Operation::Import && call.committed).count()
+async fn show(once: bool) -> anyhow::Result<()> {
+    let mut interrupt = Interrupt::listen()?;
+    let mut screen = Screen::new(STEPS);
+    let demo = tokio::select! {
+        demo = Demo::set_up(&mut screen) => demo?,
+        () = interrupt.comes() => bail!("interrupted before anything was shown; nothing is left behind"),
     };
-    // As cert-manager does, and not with kubectl: a key has no business on a command line.
-    let params = PatchParams::apply("cert-manager").force();
-    secrets.patch(SECRET, &params, &Patch::Apply(&secret)).await.context("the Secret cannot be written")?;
-    if !stage.emulator.wait_for(PATIENCE, |calls| imports(calls) >= versions).await {
-        bail!("version {versions} did not arrive in the vault within {} s", PATIENCE.as_secs());
+    let told = tokio::select! {
+        told = demo.tell(&mut screen) => told.map_err(|error| demo.with_log(error)),
+        () = interrupt.comes() => Err(anyhow!("interrupted before everything was shown")),
+    };
+    if told.is_ok() && !once {
+        demo.invite(&screen).await?;
+        interrupt.comes().await;
+        screen.say("");
     }
-    let calls = stage.emulator.calls(VAULT_HOST);
-    let import = calls
-        .iter()
-        .filter(|call| call.operation == Operation::Import && call.committed)
-        .nth(versions - 1)
-        .context("the journal has no such import")?;
-    Ok(u128::from(import.began_unix_us).saturating_sub(written) / 1000)
-}
-
-async fn apply(stage: &Stage, yaml: &str) -> anyhow::Result<()> {
-    stage.cluster.apply(yaml).await
-}
-
-/// Runs kubectl and shows the command with its output.
-async fn kubectl(stage: &Stage, arguments: &[&str]) -> anyhow::Result<()> {
-    println!("$ kubectl {}", arguments.join(" "));
-    let output = stage.cluster.kubectl(arguments).await?;
-    print!("{}", String::from_utf8_lossy(&output.stdout));
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "kubectl failed: {complaint}");
-    println!();
+    screen.say("ending the operator, the vault and the cluster (Ctrl-C ends them at once)");
+    let ended = tokio::select! {
+        ended = demo.end() => ended,
+        // What is still there is dropped here, which kills it.
+        () = interrupt.comes() => Ok(()),
+    };
+    told?;
+    ended?;
+    screen.say("everything was shown, and nothing is left behind");
     Ok(())
 }
 
-async fn events(stage: &Stage) -> anyhow::Result<()> {
-    let columns = "custom-columns=TYPE:.type,REASON:.reason,OBJECT:.regarding.name,NOTE:.note";
-    kubectl(stage, &["get", "events.events.k8s.io", "-n", NAMESPACE, "--sort-by=.eventTime", "-o", columns])
-        .await
+/// Ctrl-C, or SIGTERM.
+struct Interrupt {
+    interrupt: Signal,
+    terminate: Signal,
 }
 
-/// Stays up, with the lines to paste; ended by Ctrl-C.
-async fn stay(stage: &Stage) -> anyhow::Result<()> {
-    let admin = stage.emulator.start_admin((Ipv4Addr::LOCALHOST, 0).into()).await?;
-    let kubectl = stage.cluster.kubectl_path().parent().unwrap_or(Path::new("/")).display();
-    title("It is yours until Ctrl-C. In another terminal:");
-    println!(
-        "\
-export KUBECONFIG={kubeconfig} PATH={kubectl}:$PATH
-kubectl get keyvault-sync -A
+impl Interrupt {
+    fn listen() -> anyhow::Result<Interrupt> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Interrupt {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
 
-# the vault: what it holds, and every call it got
-curl -s http://{admin}/vaults/{VAULT_HOST}/certificates/{CERTIFICATE}
-curl -s 'http://{admin}/journal?operation=Import'
-
-# break something, and see what is said (kubectl get keyvaultsync shop -n {NAMESPACE} -o wide)
-kubectl patch secret {SECRET} -n {NAMESPACE} -p '{{\"data\":{{\"tls.key\":\"\"}}}}'
-kubectl patch keyvault contoso --type=merge -p '{{\"spec\":{{\"grants\":[]}}}}'
-curl -s http://{admin}/faults -d '{{\"operation\":\"Import\",\"times\":3,\"effect\":{{\"kind\":\"status\",\"status\":429,\"code\":\"Throttled\",\"retryAfter\":\"3\"}}}}'
-curl -s -X POST http://{admin}/vaults/{VAULT_HOST}/certificates/{CERTIFICATE}/purge
-kubectl annotate keyvaultsync shop -n {NAMESPACE} --overwrite keyvaultsync.io/sync-at=$(date +%s)
-
-# what the operator says of it
-tail -f {folder}/operator-1.log",
-        kubeconfig = stage.cluster.admin_kubeconfig().display(),
-        folder = stage.cluster.folder().display(),
-    );
-    std::io::stdout().flush()?;
-    std::future::pending().await
+    async fn comes(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
-fn step(number: usize, what: &str) {
-    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    let elapsed = START.get_or_init(Instant::now).elapsed().as_secs();
-    println!("[{number}/{STEPS}] {elapsed:>4} s  {what}");
+/// A demo that is up.
+struct Demo {
+    stage: Stage,
+    operator: Operator,
+    authority: Authority,
+    admin: SocketAddr,
 }
 
-fn title(text: &str) {
-    println!("\n== {text}\n");
+impl Demo {
+    async fn set_up(screen: &mut Screen) -> anyhow::Result<Demo> {
+        let program = screen.step_with_output("the operator is built", build()).await?;
+        let kubernetes = format!("etcd and Kubernetes {} are built or found", tools::kubernetes_version());
+        let found = async { tokio::task::spawn_blocking(tools::ensure_tools).await? };
+        screen.step_with_output(&kubernetes, found).await?;
+        let start = async {
+            let stage = Stage::start_for(program, LOG_FILTER).await?;
+            let admin = stage.emulator.start_admin(([127, 0, 0, 1], 0).into()).await?;
+            stage.emulator.add_vault(HOST, TENANT);
+            stage.emulator.allow(HOST, CLIENT, Permissions::certificates_officer());
+            Ok((stage, admin))
+        };
+        let (stage, admin) = screen
+            .step("etcd, kube-apiserver, kube-controller-manager and a local Key Vault start", start)
+            .await?;
+        screen.say(format!("      API server  {}", stage.cluster.url()));
+        screen.say(format!("      Key Vault   https://{HOST}, served at {}", stage.emulator.address()));
+        let operator = screen
+            .step("the operator starts, as its own ServiceAccount with its own ClusterRole", stage.operator())
+            .await?;
+        Ok(Demo { stage, operator, authority: documents::authority()?, admin })
+    }
+
+    async fn tell(&self, screen: &mut Screen) -> anyhow::Result<()> {
+        screen.heading("A platform team, an application team and cert-manager write");
+        screen.quote(DOCUMENTS);
+        screen.quote(&format!("---\n{SECRET_SHOWN}"));
+        screen.say("");
+        let first = documents::leaf(&self.authority)?;
+        let written =
+            screen.step("a CA issues the certificate; everything is applied", self.apply(&first)).await?;
+        let import = screen.step("the certificate arrives in the vault", self.holds(&first, 1)).await?;
+        screen.say(written.until(&import));
+
+        let answers = screen.step("Kubernetes says so", self.answers()).await?;
+        for (line, answer) in answers {
+            screen.command(&line);
+            screen.quote(&answer);
+        }
+        screen.say("");
+        let versions = screen.step("the vault has it whole", self.checked(&[&first])).await?;
+        versions.iter().for_each(|version| screen.quote(version));
+
+        screen.heading("cert-manager renews: a new key and a new certificate in the same Secret");
+        let second = documents::leaf(&self.authority)?;
+        let written = self.write(SECRET, &second).await?;
+        let import = screen.step("the second version arrives in the vault", self.holds(&second, 2)).await?;
+        screen.say(written.until(&import));
+        let versions = self.checked(&[&first, &second]).await?;
+        versions.iter().skip(1).for_each(|version| screen.quote(version));
+        screen.say("");
+        screen.step("no key and no token stands in any log, Event or status", self.no_leak()).await?;
+        ensure!(
+            screen.is_complete(),
+            "the demo has other steps than it counts: correct STEPS in xtask/src/demo.rs"
+        );
+        Ok(())
+    }
+
+    /// Prints what there is to paste.
+    async fn invite(&self, screen: &Screen) -> anyhow::Result<()> {
+        self.write(NEXT_SECRET, &documents::leaf(&self.authority)?).await?;
+        screen.heading("It stays up. Lines to paste:");
+        for part in play::parts(&self.stage, &self.operator, self.admin) {
+            screen.heading(part.heading);
+            screen.say(part.lines.trim_end());
+        }
+        screen
+            .heading("docs/demo.md says what you will see. Ctrl-C ends everything and leaves nothing behind");
+        Ok(())
+    }
+
+    async fn apply(&self, issued: &Issued) -> anyhow::Result<Written> {
+        self.stage.cluster.apply(DOCUMENTS).await?;
+        self.write(SECRET, issued).await
+    }
+
+    /// Writes a certificate into a Secret, as cert-manager does.
+    async fn write(&self, secret: &str, issued: &Issued) -> anyhow::Result<Written> {
+        self.stage.guard(&issued.key);
+        let secrets: Api<Secret> = Api::namespaced(self.stage.client().clone(), NAMESPACE);
+        let (params, object) = (PatchParams::apply(FIELD_MANAGER).force(), issued.secret(NAMESPACE, secret));
+        let sent_us = unix_micros();
+        // The object is not in the message: it holds a key.
+        secrets
+            .patch(secret, &params, &Patch::Apply(&object))
+            .await
+            .with_context(|| format!("the Secret {NAMESPACE}/{secret} cannot be written"))?;
+        Ok(Written { sent_us, answered_us: unix_micros() })
+    }
+
+    /// Waits until the KeyVaultSync says that the vault holds this certificate; the import that brought it, the `number`th.
+    async fn holds(&self, issued: &Issued, number: usize) -> anyhow::Result<Call> {
+        let thumbprint = scene::thumbprint(issued)?;
+        let syncs: Api<KeyVaultSync> = Api::namespaced(self.stage.client().clone(), NAMESPACE);
+        wait::object(&syncs, SYNC, "to be Ready with this certificate", |sync| {
+            let is_ready = scene::ready(sync).is_some_and(|ready| ready.status == "True");
+            let row = scene::row(sync, SECRET);
+            is_ready
+                && row.is_some_and(|row| {
+                    row.state == CertificateState::Synced && row.thumbprint.as_deref() == Some(&thumbprint)
+                })
+        })
+        .await?;
+        let imports = self.stage.emulator.calls(HOST).into_iter().filter(|call| {
+            call.operation == Operation::Import && call.committed && call.name.as_deref() == Some(CERTIFICATE)
+        });
+        let imports: Vec<Call> = imports.collect();
+        ensure!(imports.len() == number, "the vault took {} imports, and {number} were due", imports.len());
+        imports.into_iter().next_back().context("no import")
+    }
+
+    /// What kubectl prints about it, each with the command line.
+    async fn answers(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let claim = format!("{CERTIFICATE}.{HOST}");
+        let mut answers = Vec::new();
+        for (arguments, expected) in [
+            (&["get", "keyvaultsyncs", "-A"][..], "Synced"),
+            (&["get", "keyvaultcertificates"], claim.as_str()),
+            (&["get", "events", "-n", NAMESPACE, "-o", EVENT_COLUMNS], "Imported"),
+        ] {
+            let line = format!("kubectl {}", arguments.join(" "));
+            // The Event follows the receipt, the receipt the import.
+            let answer = wait::until(&format!("`{line}` to say {expected}"), || async {
+                let output = self.stage.cluster.kubectl(arguments).await?;
+                let said = String::from_utf8_lossy(&output.stdout).into_owned();
+                let is_said = output.status.success() && said.contains(expected);
+                let failed = String::from_utf8_lossy(&output.stderr).into_owned();
+                Ok(if is_said { Seen::Done(said) } else { Seen::NotYet(format!("{said}{failed}")) })
+            })
+            .await?;
+            answers.push((line, answer));
+        }
+        Ok(answers)
+    }
+
+    /// Checks that the vault has exactly these versions; each in words.
+    async fn checked(&self, issued: &[&Issued]) -> anyhow::Result<Vec<String>> {
+        let versions = vault::versions(&self.stage.emulator);
+        ensure!(
+            versions.len() == issued.len(),
+            "the vault has {} versions, not {}",
+            versions.len(),
+            issued.len()
+        );
+        versions.iter().zip(issued).try_for_each(|(version, issued)| vault::check(version, issued))?;
+        versions.iter().map(vault::describe).collect()
+    }
+
+    async fn no_leak(&self) -> anyhow::Result<()> {
+        match self.stage.leak().await? {
+            None => Ok(()),
+            Some(finding) => bail!("found {finding}"),
+        }
+    }
+
+    /// The error with the end of the operator's log, where its reason stands.
+    fn with_log(&self, error: anyhow::Error) -> anyhow::Error {
+        let log = self.operator.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+        anyhow!("{error:#}\nthe end of the operator's log:\n{tail}")
+    }
+
+    /// Ends everything in order.
+    async fn end(self) -> anyhow::Result<()> {
+        let Demo { stage, operator, .. } = self;
+        let pids: Vec<u32> = stage.cluster.pids().into_iter().chain([operator.pid()]).collect();
+        let folder = stage.cluster.folder().to_path_buf();
+        let status = operator.terminate().await?;
+        stage.close().await?;
+        drop(stage);
+        ensure!(status.success(), "the operator ended with {status}");
+        ensure!(!pids.iter().any(|pid| is_running(*pid)), "a process of {pids:?} is still running: kill it");
+        ensure!(!folder.exists(), "{} is still there: remove it", folder.display());
+        Ok(())
+    }
+}
+
+/// When a Secret was written, in microseconds since 1970.
+struct Written {
+    sent_us: u64,
+    answered_us: u64,
+}
+
+impl Written {
+    /// How long after that the vault received this import, in words.
+    fn until(&self, import: &Call) -> String {
+        let milliseconds = |from: u64| import.began_unix_us.saturating_sub(from) as f64 / 1e3;
+        format!(
+            "      the vault received the import {:.0} ms after the Secret was sent to the API server ({:.0} ms after it was stored)",
+            milliseconds(self.sent_us),
+            milliseconds(self.answered_us)
+        )
+    }
+}
+
+fn unix_micros() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Builds the operator in the foreground, where cargo shows how far it is; then says where it is.
+async fn build() -> anyhow::Result<PathBuf> {
+    if env::var_os(BINARY_VARIABLE).is_none() {
+        let cargo = command::cargo(&["build", "--package=keyvault-sync", "--bin=keyvault-sync"]);
+        tokio::task::spawn_blocking(|| command::run(cargo)).await??;
+    }
+    operator::binary().await
 }
