@@ -223,13 +223,19 @@ impl Demo {
     async fn holds(&self, issued: &Issued, number: usize) -> anyhow::Result<Call> {
         let thumbprint = scene::thumbprint(issued)?;
         let syncs: Api<KeyVaultSync> = Api::namespaced(self.stage.client().clone(), NAMESPACE);
-        wait::object(&syncs, SYNC, "to be Ready with this certificate", |sync| {
-            let is_ready = scene::ready(sync).is_some_and(|ready| ready.status == "True");
-            let row = scene::row(sync, SECRET);
-            is_ready
-                && row.is_some_and(|row| {
-                    row.state == CertificateState::Synced && row.thumbprint.as_deref() == Some(&thumbprint)
-                })
+        wait::until("the KeyVaultSync to be Ready with this certificate", || async {
+            let sync = syncs.get(SYNC).await?;
+            let (ready, row) = (scene::ready(&sync), scene::row(&sync, SECRET));
+            let is_there = row.is_some_and(|row| {
+                row.state == CertificateState::Synced && row.thumbprint.as_deref() == Some(&thumbprint)
+            });
+            Ok(match ready {
+                Some(ready) if ready.status == "True" && is_there => Seen::Done(()),
+                Some(ready) => {
+                    Seen::NotYet(format!("Ready {}, {}: {}", ready.status, ready.reason, ready.message))
+                }
+                None => Seen::NotYet("it has no status".to_owned()),
+            })
         })
         .await?;
         let imports = self.stage.emulator.calls(HOST).into_iter().filter(|call| {

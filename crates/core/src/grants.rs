@@ -42,8 +42,8 @@ impl Requirement {
 pub struct Namespace<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Its labels.
-    pub labels: &'a BTreeMap<String, String>,
+    /// Its labels; `None` while they are not known: then no selector covers it.
+    pub labels: Option<&'a BTreeMap<String, String>>,
 }
 
 /// One entry of a KeyVault's `grants`.
@@ -79,7 +79,8 @@ impl Grant {
             || self
                 .selector
                 .as_ref()
-                .is_some_and(|selector| selector.iter().all(|one| one.holds(namespace.labels)))
+                .zip(namespace.labels)
+                .is_some_and(|(selector, labels)| selector.iter().all(|one| one.holds(labels)))
     }
 
     fn allows_push(&self, namespace: Namespace<'_>, name: &CertificateName) -> bool {
@@ -154,7 +155,7 @@ mod tests {
         let grant = Grant::new(&own(names), None, &own(push)).unwrap();
         let labels = BTreeMap::new();
         let name = CertificateName::parse(certificate).unwrap();
-        check_push(&[grant], "contoso", Namespace { name: namespace, labels: &labels }, &name).is_ok()
+        check_push(&[grant], "contoso", Namespace { name: namespace, labels: Some(&labels) }, &name).is_ok()
     }
 
     #[test]
@@ -189,7 +190,7 @@ mod tests {
         let labels = BTreeMap::new();
         let name = CertificateName::parse("x").unwrap();
         let problem =
-            check_push(&[], "contoso", Namespace { name: "web", labels: &labels }, &name).unwrap_err();
+            check_push(&[], "contoso", Namespace { name: "web", labels: Some(&labels) }, &name).unwrap_err();
         assert_eq!(problem.reason, Reason::NotGranted);
         assert!(
             problem.message.contains("contoso")
@@ -219,11 +220,19 @@ mod tests {
             let verdict = check_push(
                 std::slice::from_ref(&grant),
                 "v",
-                Namespace { name: "n", labels: &labels },
+                Namespace { name: "n", labels: Some(&labels) },
                 &name,
             );
             assert_eq!(verdict.is_ok(), expected, "{pairs:?}");
         }
+    }
+
+    #[test]
+    fn a_namespace_whose_labels_are_not_known_is_covered_by_no_selector() {
+        let selector = vec![Requirement::DoesNotExist("frozen".into())];
+        let grant = Grant::new(&[], Some(selector), &["*".into()]).unwrap();
+        let name = CertificateName::parse("x").unwrap();
+        assert!(check_push(&[grant], "v", Namespace { name: "n", labels: None }, &name).is_err());
     }
 
     #[test]

@@ -8,9 +8,12 @@ use crate::reason::{Problem, Reason};
 
 /// The time limit of one vault write, seconds: after it, the operator has stopped sending.
 pub const WRITE_TIME_LIMIT_SECS: i64 = 10;
-/// How long after its announcement a write is left alone before the vault is read: its time limit, and two seconds
-/// for the service to finish what it has received and for clocks that differ.
-pub const IN_FLIGHT_SECS: i64 = WRITE_TIME_LIMIT_SECS + 2;
+/// The time an announcement may take to be stored; a write whose announcement took longer is not begun.
+pub const ANNOUNCE_TIME_LIMIT_SECS: i64 = 3;
+/// How long after its announcement a write is left alone before the vault is read: the time limits of announcement and
+/// write, and two seconds for the service to finish what it has received, for the part of a second that the stored time
+/// lacks, and for clocks that differ.
+pub const IN_FLIGHT_SECS: i64 = ANNOUNCE_TIME_LIMIT_SECS + WRITE_TIME_LIMIT_SECS + 2;
 
 /// What the claim's owner asks for, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub struct Desired {
     pub owner: Owner,
     /// `<namespace>/<secret>`, for people who read the tag.
     pub source: String,
+    /// Under which keys the Secret holds certificate and private key: other keys are other content.
+    pub keys: [String; 2],
     /// Tags of the user; [`ownership::user_tags`] has checked them.
     pub tags: Tags,
     /// Whether the private key may leave the vault.
@@ -31,6 +36,7 @@ impl Desired {
     /// `sha256:…` over everything that is written beside the content: a change of it is a retag or a new version.
     pub fn hash(&self) -> String {
         let mut fields = vec![self.owner.to_string(), self.source.clone(), self.exportable.to_string()];
+        fields.extend(self.keys.iter().cloned());
         for (key, value) in &self.tags {
             fields.push(key.clone());
             fields.push(value.clone());
@@ -270,14 +276,15 @@ pub fn decide(seen: &Observed) -> Next {
     if let Err(problem) = &seen.access {
         return Next::Refuse(problem.clone());
     }
-    if let Some(in_flight) = &seen.memory.in_flight {
-        // A clock that was set back must not make this a long wait.
-        let since = in_flight.since.min(seen.now);
-        if seen.now < since + IN_FLIGHT_SECS {
-            return Next::Wait { until: since + IN_FLIGHT_SECS };
-        }
+    if let Some(in_flight) = &seen.memory.in_flight
+        && seen.now < in_flight.since + IN_FLIGHT_SECS
+    {
+        return Next::Wait { until: in_flight.since + IN_FLIGHT_SECS };
     }
     let Some(source) = &seen.source else {
+        if seen.content == Look::NotYet {
+            return Next::ReadSecret;
+        }
         return Next::Refuse(Problem::new(
             Reason::SecretNotFound,
             format!("Secret {} does not exist; it is pushed when it appears", seen.desired.source),
@@ -286,7 +293,7 @@ pub fn decide(seen: &Observed) -> Next {
     let wanted = match (&seen.content, &seen.memory.record) {
         (Look::Seen(Err(problem)), _) => return Next::Refuse(problem.clone()),
         (Look::Seen(Ok(content)), _) => content.clone(),
-        (Look::NotYet, Some(record)) if seen.memory.source.as_ref() == Some(source) => Content {
+        (Look::NotYet, Some(record)) if is_read(&seen.memory, source, &seen.desired) => Content {
             fingerprint: record.fingerprint.clone(),
             thumbprint: record.thumbprint,
             not_after: record.not_after,
@@ -304,6 +311,11 @@ pub fn decide(seen: &Observed) -> Next {
         }
         Look::Seen(Some(newest)) => against(seen, &wanted, newest),
     }
+}
+
+/// Whether the record is of this edition of the Secret, read under the present wish.
+fn is_read(memory: &Memory, source: &SourceVersion, desired: &Desired) -> bool {
+    memory.source.as_ref() == Some(source) && memory.desired.as_deref() == Some(desired.hash().as_str())
 }
 
 /// Whether memory alone says that the vault holds this.
@@ -327,8 +339,10 @@ fn against(seen: &Observed, wanted: &Content, newest: &CertificateFacts) -> Next
     let is_record = seen.memory.record.as_ref().is_some_and(|record| record.version == newest.version);
     let tagged = match ownership::read(&newest.tags, &seen.desired.owner) {
         Ownership::Ours(tagged) => tagged,
-        // The claim was handed over with its record: what its last holder pushed is ours now.
-        Ownership::Sibling { fingerprint, .. } if is_record => fingerprint,
+        // The claim was handed over with its memory: what its last holder pushed, or was pushing, is ours now.
+        Ownership::Sibling { fingerprint, .. } if is_record || is_announced(seen, fingerprint.as_ref()) => {
+            fingerprint
+        }
         Ownership::Sibling { owner, .. } => return Next::Refuse(owned_by_another(&owner)),
         Ownership::Another(owner) => return Next::Refuse(owned_by_another(&owner)),
         Ownership::Unmanaged => return unmanaged(seen, wanted, newest),
@@ -340,10 +354,10 @@ fn against(seen: &Observed, wanted: &Content, newest: &CertificateFacts) -> Next
     if same_content {
         return same(seen, wanted, newest);
     }
-    let announced = seen.memory.in_flight.as_ref().map(|in_flight| &in_flight.fingerprint);
     let is_known = is_record
         || pushed != Some(&wanted.fingerprint)
-        || (tagged.is_some() && (tagged.as_ref() == pushed || tagged.as_ref() == announced));
+        || (tagged.is_some() && tagged.as_ref() == pushed)
+        || is_announced(seen, tagged.as_ref());
     if is_known {
         return import(seen, wanted, Why::Changed, None);
     }
@@ -358,6 +372,11 @@ fn against(seen: &Observed, wanted: &Content, newest: &CertificateFacts) -> Next
         ));
     }
     import(seen, wanted, Why::ForeignWrite, Some(newest.version.clone()))
+}
+
+fn is_announced(seen: &Observed, tagged: Option<&Fingerprint>) -> bool {
+    let announced = seen.memory.in_flight.as_ref().map(|in_flight| &in_flight.fingerprint);
+    tagged.is_some() && tagged == announced
 }
 
 /// The content is right; the rest may not be.

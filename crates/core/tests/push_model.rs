@@ -31,6 +31,7 @@ fn desired() -> Desired {
     Desired {
         owner: owner(),
         source: "web/web-tls".into(),
+        keys: ["tls.crt".into(), "tls.key".into()],
         tags: Tags::new(),
         exportable: true,
         suspend: false,

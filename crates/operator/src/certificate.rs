@@ -56,13 +56,15 @@ struct Round<'a> {
     /// The Secret's content while it is in memory, and its place there.
     content: Option<(CertificateChain, OwnedSemaphorePermit)>,
     permit: Option<Permit>,
+    /// The claim was released while the round waited for its turn.
+    given_up: bool,
 }
 
 impl<'a> Round<'a> {
     fn begin(claim: Arc<KeyVaultCertificate>, context: &'a Context) -> Self {
         let route = observe::route(&claim, context);
         let observed = observe::from_cluster(&claim, &route, context);
-        Self { context, claim, route, observed, content: None, permit: None }
+        Self { context, claim, route, observed, content: None, permit: None, given_up: false }
     }
 
     async fn run(mut self) -> Action {
@@ -117,6 +119,8 @@ impl<'a> Round<'a> {
         match resolve::content(&self.claim, self.context, self.observed.now).await {
             Ok(resolve::Source::Missing) => {
                 self.observed.source = None;
+                let problem = Problem::new(Reason::SecretNotFound, "the Secret does not exist");
+                self.observed.content = Look::Seen(Err(problem));
                 None
             }
             Ok(resolve::Source::Read { version, chain }) => {
@@ -139,7 +143,7 @@ impl<'a> Round<'a> {
     /// `false`: started over, or the operator ends. An error is how long the vault wants to be left alone.
     async fn take_turn(&mut self, route: &Route) -> Result<bool, Duration> {
         if self.permit.is_some() {
-            return Ok(true);
+            return self.context.pace.pause_of(&route.vault.host).map_or(Ok(true), Err);
         }
         match self.context.pace.turn(&route.vault.host) {
             Turn::Now(permit) => {
@@ -155,9 +159,17 @@ impl<'a> Round<'a> {
             () = self.context.stop.cancelled() => None,
         };
         let Some(permit) = permit else { return Ok(false) };
+        if let Some(pause) = self.context.pace.pause_of(&route.vault.host) {
+            return Err(pause);
+        }
         let shown =
             self.context.world.claim(&self.claim.name_any()).unwrap_or_else(|| Arc::clone(&self.claim));
         let claim = self.context.world.written.newest(shown);
+        if claim.spec.release.is_some() {
+            // Given up while it waited: the next round ends it.
+            self.given_up = true;
+            return Ok(false);
+        }
         let route = observe::route(&claim, self.context);
         self.observed = observe::from_cluster(&claim, &route, self.context);
         (self.claim, self.route, self.permit) = (claim, route, Some(permit));
@@ -171,8 +183,9 @@ impl<'a> Round<'a> {
         };
         match self.take_turn(&route).await {
             Ok(true) => {}
+            Ok(false) if self.given_up => return Some(Outcome::Later(RACE_RETRY)),
             Ok(false) => return self.context.stop.is_cancelled().then_some(Outcome::Later(STOPPING)),
-            Err(pause) => return Some(Outcome::Later(pause)),
+            Err(pause) => return Some(Outcome::paused(&route.vault.host, pause)),
         }
         let answer = match self.context.vaults.client(&route.vault.host, &route.vault.identity) {
             Ok(client) => client.newest(&route.name).await,
@@ -211,7 +224,7 @@ impl<'a> Round<'a> {
 
     /// Writes the outcome down and says when to look again.
     async fn end(self, outcome: Outcome) -> Action {
-        let Round { context, claim, route, observed, content, permit } = self;
+        let Round { context, claim, route, observed, content, permit, .. } = self;
         // Neither the Secret nor the turn at the vault is needed for the rest.
         drop((content, permit));
         status::report(context, &claim, route.as_ref().ok(), &observed, outcome).await

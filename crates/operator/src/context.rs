@@ -70,7 +70,7 @@ impl Context {
             self.pace.pause(&vault.host, error.retry_after.unwrap_or(THROTTLE_PAUSE));
         }
         let met = answer.as_ref().map(|_| ()).map_err(|error| error.problem.clone());
-        if self.contacts.note(&vault.name, vault.generation, &met) {
+        if self.contacts.note(vault, operation, &met) {
             self.world.wake.vault(ObjectRef::new(&vault.name));
         }
     }

@@ -32,7 +32,7 @@ pub(crate) struct Vault {
     /// The KeyVault's name.
     pub name: String,
     /// The edition of its specification.
-    pub generation: Option<i64>,
+    pub(crate) edition: Edition,
     /// Where it is.
     pub host: VaultHost,
     /// Who opens it.
@@ -57,7 +57,7 @@ pub(crate) fn resolve(key_vault: &KeyVault, settings: &Settings) -> Result<Vault
     let identity = identity(key_vault, settings).map_err(named)?;
     let grants = key_vault.spec.grants.iter().map(grant).collect::<Result<_, _>>().map_err(named)?;
     let resync_secs = i64::try_from(key_vault.spec.resync_interval.as_secs()).unwrap_or(i64::MAX);
-    Ok(Vault { name, generation: key_vault.metadata.generation, host, identity, grants, resync_secs })
+    Ok(Vault { name, edition: Edition::of(key_vault), host, identity, grants, resync_secs })
 }
 
 fn identity(key_vault: &KeyVault, settings: &Settings) -> Result<Identity, Problem> {
@@ -125,35 +125,58 @@ fn requirements(selector: &LabelSelector) -> Vec<Requirement> {
     labels.chain(expressions).collect()
 }
 
-/// How the last call through each KeyVault went, under which edition of it; a problem here is one of the whole vault,
-/// not of one certificate.
+/// How the last call of each operation through each KeyVault went, under which edition of it; a problem here is one of
+/// the whole vault, not of one certificate.
 #[derive(Debug, Default)]
-pub(crate) struct Contacts(Mutex<HashMap<String, Contact>>);
+pub(crate) struct Contacts(Mutex<HashMap<(String, &'static str), Contact>>);
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 struct Contact {
-    generation: Option<i64>,
+    edition: Edition,
     met: Result<(), Problem>,
 }
 
+/// One specification of one KeyVault: made anew under the same name, it is another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Edition {
+    uid: Option<String>,
+    generation: Option<i64>,
+}
+
+impl Edition {
+    fn of(key_vault: &KeyVault) -> Self {
+        Self { uid: key_vault.uid(), generation: key_vault.metadata.generation }
+    }
+}
+
 impl Contacts {
-    /// Remembers how a call went. True if that is news.
-    pub(crate) fn note(&self, key_vault: &str, generation: Option<i64>, met: &Result<(), Problem>) -> bool {
+    /// Remembers how a call went. True if that is news: another reason, whichever certificate met it.
+    pub(crate) fn note(&self, vault: &Vault, operation: &'static str, met: &Result<(), Problem>) -> bool {
         if met.as_ref().is_err_and(|problem| !is_of_the_vault(problem.reason)) {
             return false;
         }
-        let contact = Contact { generation, met: met.clone() };
+        let reason = |met: &Result<(), Problem>| met.as_ref().err().map(|problem| problem.reason);
         let mut contacts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        contacts.insert(key_vault.to_owned(), contact.clone()) != Some(contact)
+        let key = (vault.name.clone(), operation);
+        let is_known = contacts
+            .get(&key)
+            .is_some_and(|before| before.edition == vault.edition && reason(&before.met) == reason(met));
+        if !is_known {
+            contacts.insert(key, Contact { edition: vault.edition.clone(), met: met.clone() });
+        }
+        !is_known
     }
 
-    /// How it went; what was met under another edition of the KeyVault says nothing.
-    fn last(&self, key_vault: &str, generation: Option<i64>) -> Option<Result<(), Problem>> {
+    /// How it goes: a problem of any operation, or that all is well; `None`: there was no call under this edition.
+    fn last(&self, key_vault: &str, edition: &Edition) -> Option<Result<(), Problem>> {
         let contacts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        contacts
-            .get(key_vault)
-            .filter(|contact| contact.generation == generation)
-            .map(|contact| contact.met.clone())
+        let mut met: Vec<_> = contacts
+            .iter()
+            .filter(|((name, _), contact)| name == key_vault && contact.edition == *edition)
+            .map(|((_, operation), contact)| (contact.met.is_ok(), *operation, contact.met.clone()))
+            .collect();
+        met.sort_by_key(|(is_ok, operation, _)| (*is_ok, *operation));
+        met.into_iter().next().map(|(_, _, met)| met)
     }
 }
 
@@ -172,7 +195,7 @@ pub(crate) async fn reconcile(key_vault: Arc<KeyVault>, context: Arc<Context>) -
     }
     let api: Api<KeyVault> = Api::all(context.client.clone());
     let api_version = format!("{GROUP}/{VERSION}");
-    let patch = json!({"apiVersion": api_version, "kind": "KeyVault", "status": status});
+    let patch = json!({"apiVersion": api_version, "kind": "KeyVault", "metadata": {"uid": key_vault.uid()}, "status": status});
     let name = key_vault.name_any();
     let params = PatchParams::apply(KEY_VAULT_FIELD_MANAGER).force();
     match call("status of a KeyVault", api.patch_status(&name, &params, &Patch::Apply(&patch))).await {
@@ -192,7 +215,7 @@ fn status(key_vault: &KeyVault, context: &Context) -> KeyVaultStatus {
     let name = key_vault.name_any();
     let (holds, reason, message) = match resolve(key_vault, &context.settings) {
         Err(problem) => (Holds::False, problem.reason, problem.message),
-        Ok(vault) => match context.contacts.last(&name, generation) {
+        Ok(vault) => match context.contacts.last(&name, &Edition::of(key_vault)) {
             Some(Ok(())) => {
                 (Holds::True, Reason::Reached, format!("{} was reached and let us in", vault.host))
             }

@@ -61,6 +61,8 @@ struct RoundMemory {
     failures: u32,
     compared: Option<i64>,
     changed_at: Option<Instant>,
+    /// An announcement from the future, and when it was first seen.
+    ahead: Option<(i64, i64)>,
 }
 
 impl Rounds {
@@ -85,12 +87,23 @@ impl Rounds {
     /// Whether the comparison of this tick is still to be made. The tick in which a claim is first seen counts as
     /// made: a restart costs no call.
     pub(crate) fn is_comparison_due(&self, uid: &str, tick: i64) -> bool {
-        self.with(uid, |round| *round.compared.get_or_insert(tick) < tick)
+        self.with(uid, |round| *round.compared.get_or_insert(tick) != tick)
     }
 
     /// The comparison of this tick was made.
     pub(crate) fn compared(&self, uid: &str, tick: i64) {
         self.with(uid, |round| round.compared = Some(tick));
+    }
+
+    /// When (unix seconds) an announcement of this time, which is still to come, was first seen.
+    pub(crate) fn first_sight(&self, uid: &str, announced: i64, now: i64) -> i64 {
+        self.with(uid, |round| match round.ahead {
+            Some((time, seen)) if time == announced => seen.min(now),
+            _ => {
+                round.ahead = Some((announced, now));
+                now
+            }
+        })
     }
 
     /// A change of the Secret was seen, if none is being worked on.

@@ -52,6 +52,11 @@ impl Pace {
         Arc::clone(&vault.permits).try_acquire_owned().map_or(Turn::Queue, |permit| Turn::Now(Permit(permit)))
     }
 
+    /// For how long the vault still wants to be left alone.
+    pub(crate) fn pause_of(&self, host: &VaultHost) -> Option<Duration> {
+        self.vault(host).pause().map(|until| until.duration_since(Instant::now()))
+    }
+
     /// Waits for a turn at this vault, first come first served. `None`: never, the operator ends.
     pub(crate) async fn permit(&self, host: &VaultHost) -> Option<Permit> {
         Arc::clone(&self.vault(host).permits).acquire_owned().await.ok().map(Permit)

@@ -31,7 +31,7 @@ pub(crate) async fn reconcile(sync: Arc<KeyVaultSync>, context: Arc<Context>) ->
     let wish = resolve::wish(&sync, &context);
     let held = observe::held(&sync, &wish, &context);
     let plan = claims::plan(&wish.owner, &wish.rows, &held, wish.may_release);
-    let applied = apply::acts(&sync, &wish, plan, &context).await;
+    let applied = apply::acts(&sync, &wish, &held, plan, &context).await;
     context.world.planned.note(&sync.uid().unwrap_or_default());
     Ok(status::report(&context, &sync, &wish, &applied).await)
 }

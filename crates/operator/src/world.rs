@@ -312,6 +312,12 @@ impl World {
                 {
                     self.wake.sync(owner_ref(now));
                 }
+                if before.as_ref().is_some_and(|before| before.spec.owner != now.spec.owner) {
+                    // Who waits for the name is told who has it now.
+                    for loser in self.losers_of(&now.name_any()) {
+                        self.wake.sync(ObjectRef::from_obj(loser.as_ref()));
+                    }
+                }
                 if self
                     .syncs
                     .get(&owner_ref(now))

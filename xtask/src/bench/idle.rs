@@ -88,6 +88,8 @@ pub(crate) async fn measure() -> anyhow::Result<()> {
 /// Memory of a process, in bytes.
 struct Memory {
     resident: u64,
+    /// The resident part that is no file: heap and stacks. The rest is pages of the program, which the kernel can drop.
+    anonymous: u64,
     /// Pages shared with others divided by their number; only the process's owner may read it.
     proportional: Option<u64>,
     peak: u64,
@@ -101,6 +103,7 @@ impl Memory {
         let shares = fs::read_to_string(format!("{folder}/smaps_rollup")).unwrap_or_default();
         Ok(Memory {
             resident: field(&status, "VmRSS").context("no VmRSS")?,
+            anonymous: field(&status, "RssAnon").context("no RssAnon")?,
             proportional: field(&shares, "Pss"),
             peak: field(&status, "VmHWM").context("no VmHWM")?,
         })
@@ -119,15 +122,15 @@ fn megabytes(bytes: u64) -> f64 {
 
 fn print(at_rest: usize, of_others: usize, rows: &[(&str, Memory)]) {
     heading("idle");
-    println!("{:<34} {:>10} {:>10} {:>10}", "the operator at rest, MB", "resident", "PSS", "peak");
+    println!(
+        "{:<34} {:>10} {:>12} {:>8} {:>8}",
+        "the operator at rest, MB", "resident", "of it heap", "PSS", "peak"
+    );
     for (what, memory) in rows {
         let proportional =
             memory.proportional.map_or_else(|| "-".to_owned(), |bytes| format!("{:.1}", megabytes(bytes)));
-        println!(
-            "{what:<34} {:>10.1} {proportional:>10} {:>10.1}",
-            megabytes(memory.resident),
-            megabytes(memory.peak)
-        );
+        let [resident, anonymous, peak] = [memory.resident, memory.anonymous, memory.peak].map(megabytes);
+        println!("{what:<34} {resident:>10.1} {anonymous:>12.1} {proportional:>8} {peak:>8.1}");
     }
     let restarted = rows.last().map_or(f64::NAN, |(_, memory)| megabytes(memory.resident));
     println!(

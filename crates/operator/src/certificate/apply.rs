@@ -10,7 +10,7 @@ use keyvault_sync_api::{Act as ApiAct, DeletionPolicy, InFlight, KeyVaultCertifi
 use keyvault_sync_core::key::KeyType;
 use keyvault_sync_core::names::CertificateName;
 use keyvault_sync_core::pfx::{self, Pfx, PfxRandomness};
-use keyvault_sync_core::push::{Act, CertificateFacts, Record, Write};
+use keyvault_sync_core::push::{ANNOUNCE_TIME_LIMIT_SECS, Act, CertificateFacts, Record, Write};
 use keyvault_sync_core::reason::{Problem, Reason};
 use keyvault_sync_core::{chain::CertificateChain, ownership::Tags};
 use keyvault_sync_vault::{Import, Landed, VaultClient, VaultError};
@@ -20,11 +20,13 @@ use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
 use super::status::{Outcome, Receipt};
-use super::{RACE_RETRY, Round};
+use super::{RACE_RETRY, Round, now, observe};
 use crate::context::Context;
 use crate::kubernetes::{CallError, call};
 use crate::watch::describe;
 
+/// See [`ANNOUNCE_TIME_LIMIT_SECS`].
+const ANNOUNCE_TIME_LIMIT: Duration = Duration::from_secs(ANNOUNCE_TIME_LIMIT_SECS.unsigned_abs());
 /// When a claim that could not be removed is tried again.
 const GIVE_UP_RETRY: Duration = Duration::from_secs(5);
 
@@ -45,10 +47,25 @@ pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
     if round.context.stop.is_cancelled() {
         return Action::await_change();
     }
-    match announce(&round.claim, round.context, &write, round.observed.now).await {
+    // Much may have happened while the Secret and the vault were read: the right to write is looked at again.
+    match observe::route(&round.claim, round.context) {
+        Ok(now) if now.vault.host == route.vault.host && now.vault.identity == route.vault.identity => {}
+        Ok(_) => return Action::requeue(RACE_RETRY),
+        Err(problem) => return round.end(Outcome::problem(problem)).await,
+    }
+    let announced = Instant::now();
+    match announce(&round.claim, round.context, &write).await {
         Ok(claim) => round.claim = claim,
         Err(error) if error.is_race() => return Action::requeue(RACE_RETRY),
         Err(error) => return round.end(Outcome::problem(error.problem())).await,
+    }
+    if announced.elapsed() > ANNOUNCE_TIME_LIMIT {
+        // Whoever reads the announcement would not wait long enough for a write that begins only now.
+        tracing::warn!(
+            name = round.claim.name_any(),
+            "the API server stored an announcement too slowly: no write is begun"
+        );
+        return Action::requeue(RACE_RETRY);
     }
     let answer = carry_out(client, route.name.clone(), request).await;
     let operation = match write {
@@ -110,9 +127,8 @@ async fn announce(
     claim: &Arc<KeyVaultCertificate>,
     context: &Context,
     write: &Write,
-    now: i64,
 ) -> Result<Arc<KeyVaultCertificate>, CallError> {
-    let announcement = write.announcement(now);
+    let announcement = write.announcement(now());
     let mut status = claim.status.clone().unwrap_or_default();
     status.in_flight = Some(InFlight {
         act: match announcement.act {

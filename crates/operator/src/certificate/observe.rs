@@ -73,8 +73,7 @@ pub(crate) fn check_grant(
     context: &Context,
 ) -> Result<(), Problem> {
     let meta = context.world.namespaces.get(&ObjectRef::new(namespace));
-    let none = std::collections::BTreeMap::new();
-    let labels = meta.as_ref().map_or(&none, |meta| meta.labels());
+    let labels = meta.as_ref().map(|meta| meta.labels());
     grants::check_push(&vault.grants, &vault.name, Namespace { name: namespace, labels }, name)
 }
 
@@ -91,7 +90,12 @@ pub(crate) fn from_cluster(
     let source = context.world.secret(namespace, secret).and_then(|meta| {
         Some(SourceVersion { uid: meta.uid()?, resource_version: meta.resource_version()? })
     });
-    let memory = memory(claim);
+    let mut memory = memory(claim);
+    if let Some(in_flight) = memory.in_flight.as_mut().filter(|in_flight| in_flight.since > now) {
+        // The clock was set back since. The wait begins when that was first seen, and ends.
+        in_flight.since =
+            context.world.rounds.first_sight(&claim.uid().unwrap_or_default(), in_flight.since, now);
+    }
     let is_other_wish =
         claim.status.as_ref().and_then(|status| status.observed_generation) != claim.metadata.generation;
     let is_due = route.as_ref().is_ok_and(|route| {
@@ -125,6 +129,12 @@ fn desired(claim: &KeyVaultCertificate, context: &Context) -> Desired {
     Desired {
         source: format!("{}/{secret}", owner.namespace),
         owner,
+        keys: claim
+            .spec
+            .sources
+            .first()
+            .map(|source| [source.keys.certificate.clone(), source.keys.private_key.clone()])
+            .unwrap_or_default(),
         tags: claim.spec.tags.clone(),
         exportable: claim.spec.exportable,
         suspend: claim.spec.suspend,

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use keyvault_sync_api::conditions::{self, Holds, READY, Statement, whole_seconds};
 use keyvault_sync_api::{KeyVaultCertificate, KeyVaultCertificateStatus, SeenSource};
+use keyvault_sync_core::names::VaultHost;
 use keyvault_sync_core::push::{
     IN_FLIGHT_SECS, Look, Observed, Record, Why, comparison_tick, next_comparison,
 };
@@ -80,6 +81,15 @@ impl Outcome {
     /// A problem that says nothing about an announced write.
     pub(crate) fn problem(problem: Problem) -> Self {
         Outcome::Problem { problem, retry_after: None, keeps_in_flight: true }
+    }
+
+    /// The vault asked to be left alone, and is.
+    pub(crate) fn paused(host: &VaultHost, pause: Duration) -> Self {
+        let problem = Problem::new(
+            Reason::Throttled,
+            format!("{host} asked for fewer calls; it is called again when the pause it asked for is over"),
+        );
+        Outcome::Problem { problem, retry_after: Some(pause), keeps_in_flight: true }
     }
 
     /// A refusal: after the vault was read, an announced write is known to have happened or not.
@@ -160,7 +170,9 @@ pub(crate) async fn report(
     {
         // A race means that somebody changed the claim meanwhile: the round is made again from what is there now.
         tracing::debug!(name = claim.name_any(), error = %crate::watch::describe(&error), "claim status not written");
-        return Action::requeue(if error.is_race() { RACE_RETRY } else { STATUS_RETRY });
+        let attempt = context.world.rounds.failed(&uid);
+        let retry = disposition::of(Reason::Unavailable, attempt, 0, None, dice()).retry;
+        return Action::requeue(if error.is_race() { RACE_RETRY } else { retry.unwrap_or(STATUS_RETRY) });
     }
     let subject = Subject {
         controller: "certificate",

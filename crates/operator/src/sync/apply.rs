@@ -1,12 +1,12 @@
 //! Claims made, changed and released as planned. A name is taken by POST, so that the API server gives it to one.
 //! What was planned is not thought over here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use keyvault_sync_api::constants::{INSTALLATION_LABEL, SYNC_FIELD_MANAGER};
 use keyvault_sync_api::{KeyVaultCertificate, KeyVaultCertificateSpec, KeyVaultSync};
-use keyvault_sync_core::claims::{ClaimAct, ClaimPlan, collision};
+use keyvault_sync_core::claims::{ClaimAct, ClaimPlan, Held, collision};
 use keyvault_sync_core::names::{CertificateName, ClaimName};
 use keyvault_sync_core::reason::{Problem, Reason};
 use kube::ResourceExt;
@@ -25,17 +25,21 @@ pub(crate) struct Applied {
     pub rows: Vec<Result<ClaimName, Problem>>,
     /// Something lost a race: plan again soon.
     pub is_raced: bool,
+    /// The claims whose change lost it: what they say is of an earlier wish.
+    pub raced: BTreeSet<ClaimName>,
 }
 
 /// Carries a plan out.
 pub(crate) async fn acts(
     sync: &KeyVaultSync,
     wish: &Wish,
+    held: &BTreeMap<ClaimName, Held<KeyVaultCertificateSpec>>,
     plan: ClaimPlan<KeyVaultCertificateSpec>,
     context: &Context,
 ) -> Applied {
     let mut failed: BTreeMap<ClaimName, Problem> = BTreeMap::new();
-    let mut is_raced = false;
+    let mut raced = BTreeSet::new();
+    let holder = |name: &ClaimName| held.get(name).map_or("", |claim| claim.owner.uid.as_str());
     for act in plan.acts {
         let (name, result) = match act {
             ClaimAct::Create(name, spec) => {
@@ -43,17 +47,19 @@ pub(crate) async fn acts(
                 (name, result)
             }
             ClaimAct::Change(name, spec) => {
-                let result = change(&name, context, |claim| claim.spec = spec).await;
+                let result = change(&name, holder(&name), context, |claim| claim.spec = spec).await;
                 (name, result)
             }
             ClaimAct::Release(name, why) => {
-                let result = give_up(&name, why, context).await;
+                let result = give_up(&name, holder(&name), why, context).await;
                 (name, result)
             }
         };
         match result {
             Ok(()) => {}
-            Err(Failure::Race) => is_raced = true,
+            Err(Failure::Race) => {
+                raced.insert(name);
+            }
             Err(Failure::Problem(problem)) => {
                 failed.insert(name, problem);
             }
@@ -62,8 +68,8 @@ pub(crate) async fn acts(
     let rows =
         plan.rows.into_iter().map(|row| row.and_then(|name| failed.remove(&name).map_or(Ok(name), Err)));
     let rows: Vec<_> = rows.collect();
-    is_raced |= remember_losers(sync, wish, &rows, context);
-    Applied { rows, is_raced }
+    let is_free = remember_losers(sync, wish, &rows, context);
+    Applied { rows, is_raced: is_free || !raced.is_empty(), raced }
 }
 
 /// Why an act was not carried out.
@@ -98,6 +104,12 @@ async fn create(
             if Some(&there.spec.owner.uid) == sync.uid().as_ref() {
                 return Ok(());
             }
+            if there.spec.owner.name == sync.name_any()
+                && Some(&there.spec.owner.namespace) == sync.namespace().as_ref()
+            {
+                // Our predecessor's, which a stale cache did not show: taken over at the next plan.
+                return Err(Failure::Race);
+            }
             let certificate =
                 CertificateName::parse(&claim.spec.certificate_name).map_err(Failure::Problem)?;
             Err(Failure::Problem(collision(&certificate, &owner(&there))))
@@ -106,14 +118,19 @@ async fn create(
     }
 }
 
-/// Changes a claim, if it is still the edition the plan saw.
+/// Changes a claim, if it still has the holder (by uid) that the plan saw: no claim is taken or released that went to
+/// somebody else meanwhile.
 pub(crate) async fn change(
     name: &ClaimName,
+    holder: &str,
     context: &Context,
     edit: impl FnOnce(&mut KeyVaultCertificate),
 ) -> Result<(), Failure> {
     let Some(shown) = context.world.claim(name.as_str()) else { return Err(Failure::Race) };
     let before = context.world.written.newest(shown);
+    if before.spec.owner.uid != holder {
+        return Err(Failure::Race);
+    }
     let mut claim = KeyVaultCertificate::clone(&before);
     edit(&mut claim);
     claim.labels_mut().insert(INSTALLATION_LABEL.into(), context.settings.installation.clone());

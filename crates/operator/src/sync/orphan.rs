@@ -75,7 +75,14 @@ async fn give_up(claim: &KeyVaultCertificate, context: &Context) -> Action {
         );
         return Action::await_change();
     };
-    match succession::give_up(&ClaimName::new(&certificate, &host), ReleaseWhy::OwnerGone, context).await {
+    match succession::give_up(
+        &ClaimName::new(&certificate, &host),
+        &claim.spec.owner.uid,
+        ReleaseWhy::OwnerGone,
+        context,
+    )
+    .await
+    {
         Ok(()) => Action::await_change(),
         Err(Failure::Race) => Action::requeue(START_RETRY),
         Err(Failure::Problem(problem)) => {

@@ -63,7 +63,11 @@ pub(crate) async fn report(context: &Context, sync: &KeyVaultSync, wish: &Wish, 
                     refused(&row.secret, name, problem, is_told)
                 }
                 Ok(claim) => match own_claim(claim, &uid, context) {
-                    Some(claim) => of_claim(&row.secret, name, &claim),
+                    Some(there) => {
+                        let standing = of_claim(&row.secret, name, &there);
+                        let is_settled = standing.is_settled && !applied.raced.contains(claim);
+                        Standing { is_settled, ..standing }
+                    }
                     None => unsettled(&row.secret, name),
                 },
             }
@@ -197,6 +201,15 @@ fn severity(standing: &Standing) -> u8 {
     }
 }
 
+/// Of several, the lowest speaks for all.
+fn rank(holds: Holds) -> u8 {
+    match holds {
+        Holds::False => 0,
+        Holds::Unknown => 1,
+        Holds::True => 2,
+    }
+}
+
 fn compose(
     before: &KeyVaultSyncStatus,
     generation: Option<i64>,
@@ -206,7 +219,7 @@ fn compose(
 ) -> KeyVaultSyncStatus {
     let is_settled = standings.iter().all(|standing| standing.is_settled);
     let mut rows: Vec<&Standing> = standings.iter().collect();
-    rows.sort_by_key(|standing| std::cmp::Reverse(severity(standing)));
+    rows.sort_by_key(|standing| (std::cmp::Reverse(severity(standing)), rank(standing.ready)));
     let synced = standings.iter().filter(|standing| standing.row.state == CertificateState::Synced).count();
     let mut status = KeyVaultSyncStatus {
         observed_generation: if is_settled { generation } else { before.observed_generation },
@@ -246,7 +259,8 @@ fn conclude(
         conditions::set(conditions, &statement, now);
     };
     if is_settled {
-        state(READY, worst.map_or(Holds::True, |worst| worst.ready), reason, &message);
+        let holds = rows.iter().map(|standing| standing.ready).min_by_key(|holds| rank(*holds));
+        state(READY, holds.unwrap_or(Holds::True), reason, &message);
     } else if generation.is_none() {
         state(READY, Holds::Unknown, reason, &message);
     }

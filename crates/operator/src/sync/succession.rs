@@ -12,12 +12,17 @@ use super::apply::{Failure, change};
 use super::resolve;
 use crate::context::Context;
 
-/// Gives a claim up. A resource of the same kind and namespace that wants the name gets the claim as it is, with its
+/// Gives a claim up that `holder` (a uid) has. A resource of the same kind and namespace that wants the name gets the claim as it is, with its
 /// record: in the vault the certificate goes on. Without one the claim is released.
-pub(crate) async fn give_up(name: &ClaimName, why: ReleaseWhy, context: &Context) -> Result<(), Failure> {
+pub(crate) async fn give_up(
+    name: &ClaimName,
+    holder: &str,
+    why: ReleaseWhy,
+    context: &Context,
+) -> Result<(), Failure> {
     if let Some(spec) = heir(name, context) {
         tracing::info!(name = %name, namespace = spec.owner.namespace, heir = spec.owner.name, "claim handed over");
-        return change(name, context, |claim| claim.spec = spec).await;
+        return change(name, holder, context, |claim| claim.spec = spec).await;
     }
     let why = match why {
         ReleaseWhy::EntryGone => ApiWhy::EntryGone,
@@ -25,7 +30,7 @@ pub(crate) async fn give_up(name: &ClaimName, why: ReleaseWhy, context: &Context
         ReleaseWhy::OwnerGone => ApiWhy::OwnerGone,
     };
     let since = whole_seconds(Timestamp::now());
-    change(name, context, |claim| claim.spec.release = Some(Release { why, since })).await
+    change(name, holder, context, |claim| claim.spec.release = Some(Release { why, since })).await
 }
 
 /// What the oldest resource of the holder's namespace that waits for this name, and may have it, would write.
