@@ -273,7 +273,9 @@ fn compose(
     let stamp = whole_seconds(Timestamp::now());
     status.observed_generation = claim.metadata.generation;
     // What was true of another wish does not stand for this one while its push is held up.
-    let stands = before.observed_generation == claim.metadata.generation || reason == Reason::Suspended;
+    let is_same_wish = before.observed_generation == claim.metadata.generation
+        || before.desired.as_deref() == Some(observed.desired.hash().as_str());
+    let stands = is_same_wish || reason == Reason::Suspended;
     let holds = match ready {
         Ready::Yes => Holds::True,
         Ready::No => Holds::False,
