@@ -229,7 +229,7 @@ fn machine_paths(sources: &[Source]) -> anyhow::Result<Vec<String>> {
     let mut findings = Vec::new();
     for source in sources {
         for (number, line) in source.text.lines().enumerate() {
-            // At the start of a path only: `api/work/x` is none of somebody's machine.
+            // At the start of a path only: a folder of that name deeper down is nobody's machine.
             let starts = |folder: &String| {
                 line.match_indices(folder.as_str()).any(|(at, _)| {
                     !line[..at].ends_with(|c: char| c.is_alphanumeric() || "./_-}".contains(c))
@@ -359,7 +359,7 @@ mod tests {
             (leftovers, "docs/a.md", &todo, 1),
             (leftovers, "docs/a.md", "a todolist", 0),
             (machine_paths, "docs/a.md", &home, 1),
-            (machine_paths, "docs/a.md", "https://example.com/home/page and api/work/x", 0),
+            (machine_paths, "docs/a.md", "https://example.com/home/page and api/home/x", 0),
             (links, "README.md", "[a](Cargo.toml) [b](https://example.com) [c](#part)", 0),
             (links, "README.md", "[a](no-such-file.md#part)", 1),
         ];

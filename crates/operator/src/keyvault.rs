@@ -52,7 +52,7 @@ pub(crate) fn resolve(key_vault: &KeyVault, settings: &Settings) -> Result<Vault
     let name = key_vault.name_any();
     let named =
         |problem: Problem| Problem::new(problem.reason, format!("KeyVault {name}: {}", problem.message));
-    let clouds: Vec<_> = settings.clouds.iter().map(|cloud| (*cloud).into()).collect();
+    let clouds = settings.allowed_clouds();
     let host = VaultHost::from_url(&key_vault.spec.url, &clouds).map_err(named)?;
     let identity = identity(key_vault, settings).map_err(named)?;
     let grants = key_vault.spec.grants.iter().map(grant).collect::<Result<_, _>>().map_err(named)?;

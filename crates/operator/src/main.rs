@@ -237,7 +237,7 @@ fn transport_settings(settings: &Settings) -> anyhow::Result<TransportSettings> 
         Some(path) => Some(std::fs::read(path).with_context(|| format!("--ca-bundle {}", path.display()))?),
     };
     Ok(TransportSettings {
-        allowed_clouds: settings.clouds.iter().map(|cloud| (*cloud).into()).collect(),
+        allowed_clouds: settings.allowed_clouds(),
         emulator_address: settings.emulator_address,
         ca_bundle_pem,
         authority_host: settings.authority_host.clone(),

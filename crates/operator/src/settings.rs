@@ -71,6 +71,13 @@ pub(crate) struct Settings {
     pub log: String,
 }
 
+impl Settings {
+    /// The clouds whose vaults may be used.
+    pub(crate) fn allowed_clouds(&self) -> Vec<Cloud> {
+        self.clouds.iter().map(|cloud| (*cloud).into()).collect()
+    }
+}
+
 /// A cloud, as the command line names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CloudName {

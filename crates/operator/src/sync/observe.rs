@@ -39,7 +39,7 @@ fn entry(
     context: &Context,
 ) -> Option<(ClaimName, Held<KeyVaultCertificateSpec>)> {
     let certificate = CertificateName::parse(&claim.spec.certificate_name).ok()?;
-    let clouds: Vec<_> = context.settings.clouds.iter().map(|cloud| (*cloud).into()).collect();
+    let clouds = context.settings.allowed_clouds();
     let host = VaultHost::from_host(&claim.spec.vault_host, &clouds).ok()?;
     let is_observed =
         claim.status.as_ref().and_then(|status| status.observed_generation) == claim.metadata.generation;

@@ -65,7 +65,7 @@ pub(crate) async fn reconcile(
 }
 
 async fn give_up(claim: &KeyVaultCertificate, context: &Context) -> Action {
-    let clouds: Vec<_> = context.settings.clouds.iter().map(|cloud| (*cloud).into()).collect();
+    let clouds = context.settings.allowed_clouds();
     let name = CertificateName::parse(&claim.spec.certificate_name).ok();
     let Some((certificate, host)) = name.zip(VaultHost::from_host(&claim.spec.vault_host, &clouds).ok())
     else {
