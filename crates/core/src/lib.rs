@@ -4,6 +4,7 @@
 mod certificate;
 pub mod chain;
 pub mod claims;
+pub mod facts;
 pub mod fingerprint;
 pub mod grants;
 pub mod key;

@@ -1,6 +1,7 @@
 //! One claim: what is wished, remembered and seen, and now → the one next step. Total: deciding cannot fail.
 //! Looking (at the Secret, at the vault) and carrying out is left to the operator, one step a time.
 
+use crate::facts::CertificateFacts;
 use crate::fingerprint::Fingerprint;
 use crate::names::VaultHost;
 use crate::ownership::{self, Owner, Ownership, Tags};
@@ -113,23 +114,6 @@ pub struct Content {
     pub thumbprint: [u8; 20],
     /// When the leaf expires, unix seconds.
     pub not_after: i64,
-}
-
-/// One version of a certificate as the vault shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateFacts {
-    /// Key Vault's version.
-    pub version: String,
-    /// SHA-1 of the leaf (`x5t`).
-    pub thumbprint: [u8; 20],
-    /// When it expires, unix seconds; `None` where the vault did not say.
-    pub not_after: Option<i64>,
-    /// False: somebody stopped it.
-    pub enabled: bool,
-    /// The version's tags.
-    pub tags: Tags,
-    /// Whether the private key may leave the vault; `None` where the answer has no policy.
-    pub exportable: Option<bool>,
 }
 
 /// Something that may not have been looked at yet.

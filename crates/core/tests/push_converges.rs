@@ -3,11 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use keyvault_sync_core::facts::CertificateFacts;
 use keyvault_sync_core::fingerprint::Fingerprint;
 use keyvault_sync_core::ownership::{self, ClusterId, Owner, OwnerKind, Ownership, Tags};
 use keyvault_sync_core::push::{
-    Act, CertificateFacts, Content, Desired, InFlight, Look, Memory, Next, Observed, Record, SourceVersion,
-    Write, decide,
+    Act, Content, Desired, InFlight, Look, Memory, Next, Observed, Record, SourceVersion, Write, decide,
 };
 use keyvault_sync_core::reason::Reason;
 use proptest::prelude::*;
@@ -67,6 +67,7 @@ fn facts() -> impl Strategy<Value = CertificateFacts> {
         |(version, number, tags, enabled, exportable)| CertificateFacts {
             version: format!("v{version}"),
             thumbprint: [number; 20],
+            leaf: None,
             not_after: Some(2 * NOW),
             enabled,
             tags,
@@ -195,6 +196,7 @@ proptest! {
                 let facts = CertificateFacts {
                     version: "v100".into(),
                     thumbprint: content(number).thumbprint,
+                    leaf: None,
                     not_after: Some(2 * NOW),
                     enabled: true,
                     tags,

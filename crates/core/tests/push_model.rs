@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use keyvault_sync_core::facts::CertificateFacts;
 use keyvault_sync_core::fingerprint::Fingerprint;
 use keyvault_sync_core::ownership::{self, ClusterId, Owner, OwnerKind, Tags};
 use keyvault_sync_core::push::{
-    CertificateFacts, Content, Desired, IN_FLIGHT_SECS, Look, Memory, Next, Observed, Record, SourceVersion,
-    Write, decide,
+    Content, Desired, IN_FLIGHT_SECS, Look, Memory, Next, Observed, Record, SourceVersion, Write, decide,
 };
 use keyvault_sync_core::reason::Reason;
 
@@ -162,6 +162,7 @@ impl World {
                 self.vault.push(CertificateFacts {
                     version,
                     thumbprint: [200; 20],
+                    leaf: None,
                     not_after: None,
                     enabled: true,
                     tags: Tags::new(),
@@ -195,6 +196,7 @@ impl World {
                 self.vault.push(CertificateFacts {
                     version,
                     thumbprint: [number; 20],
+                    leaf: None,
                     not_after: Some(4_000_000_000),
                     enabled: true,
                     tags: tags.clone(),

@@ -16,11 +16,13 @@ use azure_security_keyvault_certificates::models::{
     KeyType as AzureKeyType, SecretProperties, UpdateCertificatePropertiesParameters,
 };
 use azure_security_keyvault_certificates::{CertificateClient, CertificateClientOptions, ResourceExt as _};
+use keyvault_sync_core::facts::CertificateFacts;
+use keyvault_sync_core::fingerprint::Fingerprint;
 use keyvault_sync_core::key::{Curve, KeyType};
 use keyvault_sync_core::names::{CertificateName, VaultHost};
 use keyvault_sync_core::ownership::Tags;
 use keyvault_sync_core::pfx::Pfx;
-use keyvault_sync_core::push::{CertificateFacts, WRITE_TIME_LIMIT_SECS};
+use keyvault_sync_core::push::WRITE_TIME_LIMIT_SECS;
 use keyvault_sync_core::reason::{Problem, Reason};
 
 use crate::answer::Answer;
@@ -328,6 +330,7 @@ fn facts(call: &Call<'_>, certificate: &Certificate) -> Result<CertificateFacts,
     Ok(CertificateFacts {
         version,
         thumbprint: thumbprint.try_into().map_err(|_| "its thumbprint is not a SHA-1")?,
+        leaf: certificate.cer.as_deref().map(Fingerprint::of_leaf),
         not_after: attributes.and_then(|attributes| attributes.expires).map(|time| time.unix_timestamp()),
         enabled: attributes
             .and_then(|attributes| attributes.enabled)
