@@ -30,7 +30,7 @@ use crate::{limits, schema};
         .message("metadata.name must be <certificateName in lower case>.<vaultHost>; claims are made by the operator: create a KeyVaultSync instead"),
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
-    printcolumn(name = "Namespace", type_ = "string", json_path = ".spec.owner.namespace"),
+    printcolumn(name = "Namespace", type_ = "string", json_path = ".spec.sources[0].namespace"),
     printcolumn(name = "Secret", type_ = "string", json_path = ".spec.sources[0].secretName"),
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.notAfter"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -57,7 +57,8 @@ pub struct KeyVaultCertificateSpec {
     /// The resource that holds the claim.
     pub owner: ClaimOwner,
 
-    /// The Secrets to push from. Only the first is pushed.
+    /// The Secrets to push from. Only the first (the oldest, then by name) is pushed. The others are copies of it in other
+    /// namespaces, and only a ClusterKeyVaultSync has them.
     #[schemars(length(min = 1, max = limits::SOURCES_MAX))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub sources: Vec<ClaimSource>,
@@ -109,13 +110,18 @@ pub struct KeyVaultCertificateSpec {
 /// The resource that holds a claim.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Hash)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(self.kind == 'KeyVaultSync') == has(self.namespace)")
+        .message("a KeyVaultSync has a namespace, a ClusterKeyVaultSync has none")
+)]
 pub struct ClaimOwner {
-    /// Its kind: KeyVaultSync.
+    /// Its kind: KeyVaultSync or ClusterKeyVaultSync.
     pub kind: OwnerKind,
 
-    /// Its namespace.
+    /// Its namespace; missing where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::namespace")]
-    pub namespace: String,
+    pub namespace: Option<String>,
 
     /// Its name.
     #[schemars(schema_with = "schema::object_name")]
@@ -131,6 +137,8 @@ pub struct ClaimOwner {
 pub enum OwnerKind {
     /// A KeyVaultSync.
     KeyVaultSync,
+    /// A ClusterKeyVaultSync.
+    ClusterKeyVaultSync,
 }
 
 /// A Secret to push from.
@@ -185,6 +193,12 @@ pub struct KeyVaultCertificateStatus {
     #[schemars(with = "i64")]
     pub observed_generation: Option<i64>,
 
+    /// The metadata.uid of the claim that this status was made for. Under another uid the claim was restored from a
+    /// backup: what it says was pushed is looked at in the vault, and nothing is deleted because of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(max = limits::OPAQUE_LENGTH_MAX))]
+    pub claim_uid: Option<String>,
+
     /// Ready: True when the vault holds the certificate as wished; else why not and who can help.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
@@ -205,6 +219,12 @@ pub struct KeyVaultCertificateStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(max = limits::DIGEST_LENGTH_MAX))]
     pub fingerprint: Option<String>,
+
+    /// Of the Secret's content (leaf and chain) when the version there was adopted; its chain cannot be read back, and
+    /// while the Secret holds this content it counts as the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(max = limits::DIGEST_LENGTH_MAX))]
+    pub adopted_with: Option<String>,
 
     /// Hash of the tags (with owner and cluster id) and exportable as pushed.
     #[serde(default, skip_serializing_if = "Option::is_none")]

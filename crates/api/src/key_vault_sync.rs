@@ -45,6 +45,13 @@ pub struct KeyVaultSyncSpec {
     #[serde(flatten)]
     pub push: PushSettings,
 
+    /// Makes the name of a certificate in the vault, where an entry does not state one. Placeholders: {namespace} and
+    /// {secret} of the Secret, {sync} the name of this resource, {label:KEY} and {annotation:KEY} of the Secret; for
+    /// example "{namespace}--{secret}". Characters other than letters, digits and hyphens become hyphens.
+    #[serde(default = "default_template")]
+    #[schemars(schema_with = "schema::name_template")]
+    pub certificate_name_template: String,
+
     /// Secrets to push, each with the certificate it becomes. Listed Secrets come before selected ones where both
     /// want the same certificate name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -57,6 +64,10 @@ pub struct KeyVaultSyncSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "SecretSelector")]
     pub selector: Option<SecretSelector>,
+}
+
+fn default_template() -> String {
+    "{secret}".into()
 }
 
 /// What became of the certificates.
@@ -103,6 +114,11 @@ pub struct CertificateStatus {
     /// Name of the Secret.
     #[schemars(length(max = limits::OBJECT_NAME_LENGTH_MAX))]
     pub secret_name: String,
+
+    /// Namespace of the Secret; only on a ClusterKeyVaultSync.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(max = limits::LABEL_LENGTH_MAX))]
+    pub namespace: Option<String>,
 
     /// Name of the certificate in the vault; missing while it cannot be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -9,6 +9,7 @@
 #![allow(rustdoc::bare_urls, rustdoc::invalid_html_tags)]
 
 pub mod certificate_entry;
+pub mod cluster_key_vault_sync;
 pub mod conditions;
 pub mod constants;
 pub mod duration;
@@ -26,6 +27,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 
 pub use certificate_entry::{CertificateEntry, SecretKeys};
+pub use cluster_key_vault_sync::{ClusterKeyVaultSync, ClusterKeyVaultSyncSpec};
 pub use duration::Duration;
 pub use identity::Identity;
 pub use key_vault::{Grant, KeyVault, KeyVaultSpec, KeyVaultStatus, NamespaceMatch};
@@ -37,14 +39,16 @@ pub use key_vault_sync::{
     CertificateState, CertificateStatus, KeyVaultSync, KeyVaultSyncSpec, KeyVaultSyncStatus,
 };
 pub use push_settings::{ConflictPolicy, DeletionPolicy, PushSettings, VaultRef};
-pub use selector::{AnnotationMatch, LabelOperator, LabelRequirement, LabelSelector, SecretSelector};
+pub use selector::{
+    AnnotationMatch, LabelOperator, LabelRequirement, LabelSelector, NamespaceSelector, SecretSelector,
+};
 
-/// Every kind's definition, in the order in which a reader meets them: the wish, the vault, the claim.
+/// Every kind's definition, in the order in which a reader meets them: the wishes, the vault, the claim.
 ///
 /// These are the definitions to install: other than those of [`CustomResourceExt::crd`], their descriptions are not
 /// broken where a line of the source ends, so that `kubectl explain` can wrap them.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    let mut crds = vec![KeyVaultSync::crd(), KeyVault::crd(), KeyVaultCertificate::crd()];
+    let mut crds = vec![KeyVaultSync::crd(), ClusterKeyVaultSync::crd(), KeyVault::crd(), KeyVaultCertificate::crd()];
     for version in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
         if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
             schema::join_description_lines(schema);

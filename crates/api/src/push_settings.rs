@@ -18,13 +18,6 @@ pub struct PushSettings {
     /// what becomes of those in the old one.
     pub vault_ref: VaultRef,
 
-    /// Makes the name of a certificate in the vault, where an entry does not state one. Placeholders: {namespace} and
-    /// {secret} of the Secret, {sync} the name of this resource, {label:KEY} and {annotation:KEY} of the Secret; for
-    /// example "{namespace}--{secret}". Characters other than letters, digits and hyphens become hyphens.
-    #[serde(default = "default_template")]
-    #[schemars(schema_with = "schema::name_template")]
-    pub certificate_name_template: String,
-
     /// Tags of every certificate of this resource in the vault, for example environment: prod. At most 11 together
     /// with an entry's own, because Key Vault holds 15 and keyvault-sync needs 4; names and values of at most 256
     /// characters. A changed tag is written to the present version and makes no new one.
@@ -94,10 +87,6 @@ pub enum DeletionPolicy {
     Retain,
     /// It is soft-deleted, if keyvault-sync still owns it.
     Delete,
-}
-
-fn default_template() -> String {
-    "{secret}".into()
 }
 
 pub(crate) fn default_exportable() -> bool {

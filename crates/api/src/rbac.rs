@@ -17,15 +17,22 @@ pub fn cluster_role() -> ClusterRole {
     ClusterRole {
         metadata: ObjectMeta { name: Some(CLUSTER_ROLE.into()), ..ObjectMeta::default() },
         rules: Some(vec![
-            rule(GROUP, &["keyvaultsyncs", "keyvaults"], &READ),
-            rule(GROUP, &["keyvaultsyncs/status", "keyvaults/status"], &["patch"]),
+            rule(GROUP, &["keyvaultsyncs", "clusterkeyvaultsyncs", "keyvaults"], &READ),
+            rule(
+                GROUP,
+                &["keyvaultsyncs/status", "clusterkeyvaultsyncs/status", "keyvaults/status"],
+                &["patch"],
+            ),
             rule(GROUP, &["keyvaultcertificates"], &["get", "list", "watch", "create", "update", "delete"]),
             rule(GROUP, &["keyvaultcertificates/status"], &["update"]),
             rule("", &["secrets", "namespaces"], &READ),
             rule("events.k8s.io", &["events"], &["create"]),
             // Whether the kind of a vanished owner still exists, before its claims are given up.
             PolicyRule {
-                resource_names: Some(vec![format!("keyvaultsyncs.{GROUP}")]),
+                resource_names: Some(vec![
+                    format!("keyvaultsyncs.{GROUP}"),
+                    format!("clusterkeyvaultsyncs.{GROUP}"),
+                ]),
                 ..rule("apiextensions.k8s.io", &["customresourcedefinitions"], &["get"])
             },
         ]),

@@ -62,6 +62,27 @@ pub enum LabelOperator {
     DoesNotExist,
 }
 
+/// Namespaces. Everything stated must hold; stating nothing matches every namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceSelector {
+    /// The namespace's name must match one of these. * stands for any characters, ? for one; for example "team-*".
+    /// Default: every name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::namespace_globs")]
+    pub names: Vec<String>,
+
+    /// The namespace's name must match none of these. * stands for any characters, ? for one; for example "kube-*".
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::namespace_globs")]
+    pub exclude_names: Vec<String>,
+
+    /// Labels the namespace must have, for example team: web. Whoever may label a namespace can add it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::labels")]
+    pub match_labels: BTreeMap<String, String>,
+}
+
 /// Secrets of type kubernetes.io/tls in one namespace. Everything stated must hold; stating nothing matches them all.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

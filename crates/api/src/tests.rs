@@ -106,6 +106,8 @@ fn every_list_of_objects_says_how_it_is_merged() {
 fn defaults_are_in_the_schema() {
     for (path, default) in [
         ("KeyVaultSync.spec.certificateNameTemplate", json!("{secret}")),
+        ("ClusterKeyVaultSync.spec.certificateNameTemplate", json!("{namespace}--{secret}")),
+        ("ClusterKeyVaultSync.spec.deletionPolicy", json!("Retain")),
         ("KeyVaultSync.spec.exportable", json!(true)),
         ("KeyVaultSync.spec.conflictPolicy", json!("Refuse")),
         ("KeyVaultSync.spec.deletionPolicy", json!("Retain")),
@@ -147,8 +149,9 @@ fn walk_rules(value: &Value, seen: &mut impl FnMut(&Value)) {
 fn kinds_are_named_as_the_constants_say() {
     for (crd, kind, plural, short, scope) in [
         (&crds()[0], "KeyVaultSync", "keyvaultsyncs", "kvsync", "Namespaced"),
-        (&crds()[1], "KeyVault", "keyvaults", "kvault", "Cluster"),
-        (&crds()[2], "KeyVaultCertificate", "keyvaultcertificates", "kvcert", "Cluster"),
+        (&crds()[1], "ClusterKeyVaultSync", "clusterkeyvaultsyncs", "ckvsync", "Cluster"),
+        (&crds()[2], "KeyVault", "keyvaults", "kvault", "Cluster"),
+        (&crds()[3], "KeyVaultCertificate", "keyvaultcertificates", "kvcert", "Cluster"),
     ] {
         let (spec, version) = (&crd.spec, &crd.spec.versions[0]);
         assert_eq!((spec.group.as_str(), version.name.as_str()), (constants::GROUP, constants::VERSION));
@@ -179,7 +182,7 @@ fn columns_are_those_of_the_documentation() {
                 .collect::<Vec<_>>()
         })
         .collect();
-    let expected: [&[(&str, &str, Option<i32>)]; 3] = [
+    const SYNC: &[(&str, &str, Option<i32>)] =
         &[
             ("Ready", "string", None),
             ("Reason", "string", None),
@@ -189,7 +192,10 @@ fn columns_are_those_of_the_documentation() {
             ("Age", "date", None),
             ("Last Push", "date", Some(1)),
             ("Message", "string", Some(1)),
-        ],
+        ];
+    let expected: [&[(&str, &str, Option<i32>)]; 4] = [
+        SYNC,
+        SYNC,
         &[
             ("Ready", "string", None),
             ("Reason", "string", None),

@@ -11,6 +11,8 @@ use crate::reason::{Problem, Reason};
 const CERTIFICATE_NAME_MAX: usize = 127;
 /// A vault's own name: 3 to 24 letters, digits and hyphens, a letter first, no hyphen last, none doubled.
 const VAULT_NAME_LENGTH: std::ops::RangeInclusive<usize> = 3..=24;
+/// A `ClusterKeyVaultSync`'s template where it states none: two hyphens keep `a` and `b-c` apart from `a-b` and `c`.
+pub const CLUSTER_TEMPLATE_DEFAULT: &str = "{namespace}--{secret}";
 /// How much of an offending text a message repeats.
 const QUOTED_MAX: usize = 160;
 

@@ -62,6 +62,8 @@ impl fmt::Display for ClusterId {
 pub enum OwnerKind {
     /// A `KeyVaultSync`.
     KeyVaultSync,
+    /// A `ClusterKeyVaultSync`, which has no namespace.
+    ClusterKeyVaultSync,
 }
 
 impl OwnerKind {
@@ -69,12 +71,13 @@ impl OwnerKind {
     pub fn as_str(self) -> &'static str {
         match self {
             OwnerKind::KeyVaultSync => "KeyVaultSync",
+            OwnerKind::ClusterKeyVaultSync => "ClusterKeyVaultSync",
         }
     }
 
     /// The kind of this name, if it can own a certificate.
     pub fn parse(kind: &str) -> Option<Self> {
-        (kind == OwnerKind::KeyVaultSync.as_str()).then_some(OwnerKind::KeyVaultSync)
+        [OwnerKind::KeyVaultSync, OwnerKind::ClusterKeyVaultSync].into_iter().find(|one| one.as_str() == kind)
     }
 }
 
