@@ -48,7 +48,8 @@ pub use selector::{
 /// These are the definitions to install: other than those of [`CustomResourceExt::crd`], their descriptions are not
 /// broken where a line of the source ends, so that `kubectl explain` can wrap them.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    let mut crds = vec![KeyVaultSync::crd(), ClusterKeyVaultSync::crd(), KeyVault::crd(), KeyVaultCertificate::crd()];
+    let mut crds =
+        vec![KeyVaultSync::crd(), ClusterKeyVaultSync::crd(), KeyVault::crd(), KeyVaultCertificate::crd()];
     for version in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
         if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
             schema::join_description_lines(schema);

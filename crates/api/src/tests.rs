@@ -182,17 +182,16 @@ fn columns_are_those_of_the_documentation() {
                 .collect::<Vec<_>>()
         })
         .collect();
-    const SYNC: &[(&str, &str, Option<i32>)] =
-        &[
-            ("Ready", "string", None),
-            ("Reason", "string", None),
-            ("Vault", "string", None),
-            ("Synced", "string", None),
-            ("Next Expiry", "string", None),
-            ("Age", "date", None),
-            ("Last Push", "date", Some(1)),
-            ("Message", "string", Some(1)),
-        ];
+    const SYNC: &[(&str, &str, Option<i32>)] = &[
+        ("Ready", "string", None),
+        ("Reason", "string", None),
+        ("Vault", "string", None),
+        ("Synced", "string", None),
+        ("Next Expiry", "string", None),
+        ("Age", "date", None),
+        ("Last Push", "date", Some(1)),
+        ("Message", "string", Some(1)),
+    ];
     let expected: [&[(&str, &str, Option<i32>)]; 4] = [
         SYNC,
         SYNC,

@@ -8,6 +8,7 @@ mod health;
 mod keyvault;
 mod kubernetes;
 mod memory;
+mod owner;
 mod pace;
 mod report;
 mod settings;

@@ -377,7 +377,7 @@ impl World {
             .claims
             .state()
             .iter()
-            .filter(|claim| claim.spec.owner.namespace == namespace.clone().unwrap_or_default())
+            .filter(|claim| Some(crate::owner::namespace(claim)) == namespace.as_deref())
         {
             self.wake.claim(ObjectRef::from_obj(claim.as_ref()));
         }
@@ -433,7 +433,7 @@ fn set(
 
 /// A template with a label or annotation in it: a change of the Secret's metadata may change the name.
 fn names_depend_on_secrets(sync: &KeyVaultSync) -> bool {
-    ["{label:", "{annotation:"].iter().any(|part| sync.spec.push.certificate_name_template.contains(part))
+    ["{label:", "{annotation:"].iter().any(|part| sync.spec.certificate_name_template.contains(part))
 }
 
 fn is_other_wish(before: &KeyVaultSync, now: &KeyVaultSync) -> bool {
@@ -460,7 +460,7 @@ pub(crate) fn owner_ref(claim: &KeyVaultCertificate) -> ObjectRef<KeyVaultSync> 
 }
 
 fn owner_key(claim: &KeyVaultCertificate) -> (String, String) {
-    (claim.spec.owner.namespace.clone(), claim.spec.owner.name.clone())
+    (crate::owner::namespace(claim).to_owned(), claim.spec.owner.name.clone())
 }
 
 fn trim<K: Resource>(object: &mut K) {

@@ -217,7 +217,7 @@ pub(super) async fn give_up(claim: &KeyVaultCertificate, context: &Context) -> A
             tracing::info!(
                 kind = "KeyVaultCertificate",
                 name = claim.name_any(),
-                namespace = claim.spec.owner.namespace,
+                namespace = crate::owner::namespace(claim),
                 "claim given up; the certificate stays in the vault"
             );
             Action::await_change()

@@ -4,7 +4,7 @@
 use keyvault_sync_api::{Act as ApiAct, KeyVaultCertificate, KeyVaultCertificateStatus};
 use keyvault_sync_core::grants::{self, Namespace};
 use keyvault_sync_core::names::CertificateName;
-use keyvault_sync_core::ownership::{Owner, OwnerKind};
+use keyvault_sync_core::ownership::Owner;
 use keyvault_sync_core::push::{
     Act, Desired, InFlight, Look, Memory, Observed, Record, SourceVersion, comparison_tick,
 };
@@ -42,7 +42,7 @@ pub(crate) fn route(claim: &KeyVaultCertificate, context: &Context) -> Result<Ro
             ),
         ));
     }
-    check_grant(&vault, &claim.spec.owner.namespace, &name, context)?;
+    check_grant(&vault, crate::owner::namespace(claim), &name, context)?;
     Ok(Route { vault, name })
 }
 
@@ -85,7 +85,7 @@ pub(crate) fn from_cluster(
     context: &Context,
 ) -> Observed {
     let now = now();
-    let namespace = &claim.spec.owner.namespace;
+    let namespace = crate::owner::namespace(claim);
     let secret = claim.spec.sources.first().map_or("", |source| source.secret_name.as_str());
     let source = context.world.secret(namespace, secret).and_then(|meta| {
         Some(SourceVersion { uid: meta.uid()?, resource_version: meta.resource_version()? })
@@ -121,8 +121,8 @@ pub(crate) fn from_cluster(
 fn desired(claim: &KeyVaultCertificate, context: &Context) -> Desired {
     let owner = Owner {
         cluster: context.cluster.clone(),
-        kind: OwnerKind::KeyVaultSync,
-        namespace: claim.spec.owner.namespace.clone(),
+        kind: crate::owner::kind(claim.spec.owner.kind),
+        namespace: crate::owner::namespace(claim).to_owned(),
         name: claim.spec.owner.name.clone(),
     };
     let secret = claim.spec.sources.first().map_or("", |source| source.secret_name.as_str());

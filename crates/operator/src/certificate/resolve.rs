@@ -41,7 +41,7 @@ pub(crate) async fn content(
     let Some(source) = claim.spec.sources.first() else {
         return Err(Problem::new(Reason::InternalError, "the claim names no Secret: please report this"));
     };
-    let namespace = &claim.spec.owner.namespace;
+    let namespace = crate::owner::namespace(claim);
     let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
     let secret = match call("a Secret", api.get(&source.secret_name)).await {
         Ok(secret) => secret,

@@ -177,7 +177,7 @@ pub(crate) async fn report(
     let subject = Subject {
         controller: "certificate",
         kind: "KeyVaultSync",
-        namespace: &claim.spec.owner.namespace,
+        namespace: crate::owner::namespace(claim),
         name: &claim.spec.owner.name,
         certificate: &claim.spec.certificate_name,
         vault: &claim.spec.vault_host,
@@ -342,7 +342,7 @@ fn seen(
         None => old.and_then(|old| old.missing_since.clone()).or_else(|| Some(stamp.clone())),
     };
     SeenSource {
-        namespace: claim.spec.owner.namespace.clone(),
+        namespace: crate::owner::namespace(claim).to_owned(),
         name: claim.spec.sources.first().map(|source| source.secret_name.clone()).unwrap_or_default(),
         uid: edition.as_ref().map(|(uid, _)| uid.clone()),
         resource_version: edition.map(|(_, resource_version)| resource_version),
@@ -392,7 +392,7 @@ fn occurrence<'a>(
 ) -> Occurrence<'a> {
     let owner = &claim.spec.owner;
     Occurrence {
-        regarding: reference("KeyVaultSync", Some(&owner.namespace), &owner.name, Some(&owner.uid)),
+        regarding: reference("KeyVaultSync", owner.namespace.as_deref(), &owner.name, Some(&owner.uid)),
         related: Some(reference("KeyVaultCertificate", None, &claim.name_any(), claim.uid().as_deref())),
         weight,
         reason,

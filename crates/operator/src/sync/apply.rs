@@ -13,7 +13,6 @@ use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 use kube::runtime::reflector::ObjectRef;
 
-use super::observe::owner;
 use super::resolve::Wish;
 use super::succession::give_up;
 use crate::context::Context;
@@ -105,14 +104,14 @@ async fn create(
                 return Ok(());
             }
             if there.spec.owner.name == sync.name_any()
-                && Some(&there.spec.owner.namespace) == sync.namespace().as_ref()
+                && Some(crate::owner::namespace(&there)) == sync.namespace().as_deref()
             {
                 // Our predecessor's, which a stale cache did not show: taken over at the next plan.
                 return Err(Failure::Race);
             }
             let certificate =
                 CertificateName::parse(&claim.spec.certificate_name).map_err(Failure::Problem)?;
-            Err(Failure::Problem(collision(&certificate, &owner(&there))))
+            Err(Failure::Problem(collision(&certificate, &crate::owner::of(&there))))
         }
         Err(error) => Err(error.into()),
     }

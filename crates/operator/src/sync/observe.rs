@@ -4,9 +4,8 @@
 use std::collections::BTreeMap;
 
 use keyvault_sync_api::{KeyVaultCertificate, KeyVaultCertificateSpec, KeyVaultSync};
-use keyvault_sync_core::claims::{ClaimOwner, Held};
+use keyvault_sync_core::claims::Held;
 use keyvault_sync_core::names::{CertificateName, ClaimName, VaultHost};
-use keyvault_sync_core::ownership::OwnerKind;
 use keyvault_sync_core::reason::Reason;
 use kube::ResourceExt;
 
@@ -46,7 +45,7 @@ fn entry(
     let is_synced =
         is_observed && matches!(status::reason(claim), Some(Reason::Synced | Reason::IncompleteChain));
     let held = Held {
-        owner: owner(claim),
+        owner: crate::owner::of(claim),
         secret: claim.spec.sources.first().map(|source| source.secret_name.clone()).unwrap_or_default(),
         spec: KeyVaultCertificateSpec { release: None, ..claim.spec.clone() },
         is_released: claim.spec.release.is_some(),
@@ -54,17 +53,6 @@ fn entry(
         in_wished_vault: wished.map(|wished| *wished == host),
     };
     Some((ClaimName::new(&certificate, &host), held))
-}
-
-/// Who holds a claim.
-pub(crate) fn owner(claim: &KeyVaultCertificate) -> ClaimOwner {
-    let owner = &claim.spec.owner;
-    ClaimOwner {
-        kind: OwnerKind::KeyVaultSync,
-        namespace: owner.namespace.clone(),
-        name: owner.name.clone(),
-        uid: owner.uid.clone(),
-    }
 }
 
 /// The claim of this name, if the resource of this uid holds it.

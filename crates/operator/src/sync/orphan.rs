@@ -96,7 +96,7 @@ async fn give_up(claim: &KeyVaultCertificate, context: &Context) -> Action {
 /// when a CRD is deleted, every object of it answers 404 too.
 async fn owner(claim: &KeyVaultCertificate, context: &Context) -> Owner {
     let owner = &claim.spec.owner;
-    let api: Api<KeyVaultSync> = Api::namespaced(context.client.clone(), &owner.namespace);
+    let api: Api<KeyVaultSync> = Api::namespaced(context.client.clone(), crate::owner::namespace(claim));
     match call("the owner of a claim", api.get(&owner.name)).await {
         Ok(_) => return Owner::There,
         Err(error) if names_what_is_missing(&error, &owner.name) => {}

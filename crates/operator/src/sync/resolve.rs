@@ -2,8 +2,8 @@
 //! Who gets which name is left to `keyvault_sync_core::claims`.
 
 use keyvault_sync_api::{
-    CertificateEntry, ClaimOwner, ClaimSource, ConflictPolicy, DeletionPolicy, KeyVaultCertificateSpec,
-    KeyVaultSync, OwnerKind, limits,
+    CertificateEntry, ClaimSource, ConflictPolicy, DeletionPolicy, KeyVaultCertificateSpec, KeyVaultSync,
+    limits,
 };
 use keyvault_sync_core::claims::{self, Row};
 use keyvault_sync_core::names::{CertificateName, ClaimName, NameTemplate, TemplateInput};
@@ -40,7 +40,7 @@ pub(crate) fn wish(sync: &KeyVaultSync, context: &Context) -> Wish {
         uid: sync.uid().unwrap_or_default(),
     };
     let whole = refused_field(sync).map_or(Ok(()), Err);
-    let template = NameTemplate::parse(&sync.spec.push.certificate_name_template);
+    let template = NameTemplate::parse(&sync.spec.certificate_name_template);
     let vault = vault(&sync.spec.push.vault_ref.name, context);
     let rows: Vec<_> = sync
         .spec
@@ -117,12 +117,7 @@ fn spec(
         key_vault: vault.name.clone(),
         certificate_name: name.as_str().to_owned(),
         cluster_id: context.cluster.as_str().to_owned(),
-        owner: ClaimOwner {
-            kind: OwnerKind::KeyVaultSync,
-            namespace: owner.namespace.clone(),
-            name: owner.name.clone(),
-            uid: owner.uid.clone(),
-        },
+        owner: crate::owner::written(owner),
         sources: vec![ClaimSource {
             namespace: owner.namespace.clone(),
             secret_name: entry.secret_name.clone(),

@@ -173,6 +173,7 @@ fn of_claim(secret: &str, name: Option<String>, claim: &KeyVaultCertificate) -> 
 fn row(secret: &str, name: Option<String>, reason: Reason, message: &str) -> CertificateStatus {
     CertificateStatus {
         secret_name: secret.to_owned(),
+        namespace: None,
         certificate_name: name,
         secret_id: None,
         version: None,

@@ -35,10 +35,11 @@ pub(crate) async fn give_up(
 
 /// What the oldest resource of the holder's namespace that waits for this name, and may have it, would write.
 fn heir(name: &ClaimName, context: &Context) -> Option<KeyVaultCertificateSpec> {
-    let namespace = context.world.claim(name.as_str())?.spec.owner.namespace.clone();
+    let claim = context.world.claim(name.as_str())?;
+    let namespace = crate::owner::namespace(&claim);
     let mut waiting = context.world.losers_of(name.as_str());
     waiting.retain(|sync| {
-        sync.namespace().as_ref() == Some(&namespace) && sync.metadata.deletion_timestamp.is_none()
+        sync.namespace().as_deref() == Some(namespace) && sync.metadata.deletion_timestamp.is_none()
     });
     waiting.sort_by_key(|sync| (sync.creation_timestamp().map(|time| time.0), sync.name_any()));
     waiting.iter().find_map(|sync| {

@@ -1,0 +1,43 @@
+//! Who holds a claim: from the API's words to core's and back. The namespace of a resource that has none is the empty text.
+//! Whether the holder is still there is left to `sync::orphan`.
+
+use keyvault_sync_api::{ClaimOwner as ApiOwner, KeyVaultCertificate, OwnerKind as ApiKind};
+use keyvault_sync_core::claims::ClaimOwner;
+use keyvault_sync_core::ownership::OwnerKind;
+
+/// The kind, in core's word.
+pub(crate) fn kind(kind: ApiKind) -> OwnerKind {
+    match kind {
+        ApiKind::KeyVaultSync => OwnerKind::KeyVaultSync,
+        ApiKind::ClusterKeyVaultSync => OwnerKind::ClusterKeyVaultSync,
+    }
+}
+
+/// The holder of a claim.
+pub(crate) fn of(claim: &KeyVaultCertificate) -> ClaimOwner {
+    let owner = &claim.spec.owner;
+    ClaimOwner {
+        kind: kind(owner.kind),
+        namespace: namespace(claim).to_owned(),
+        name: owner.name.clone(),
+        uid: owner.uid.clone(),
+    }
+}
+
+/// The namespace of a claim's holder; empty for a `ClusterKeyVaultSync`.
+pub(crate) fn namespace(claim: &KeyVaultCertificate) -> &str {
+    claim.spec.owner.namespace.as_deref().unwrap_or_default()
+}
+
+/// A holder as a claim has it written.
+pub(crate) fn written(owner: &ClaimOwner) -> ApiOwner {
+    ApiOwner {
+        kind: match owner.kind {
+            OwnerKind::KeyVaultSync => ApiKind::KeyVaultSync,
+            OwnerKind::ClusterKeyVaultSync => ApiKind::ClusterKeyVaultSync,
+        },
+        namespace: (!owner.namespace.is_empty()).then(|| owner.namespace.clone()),
+        name: owner.name.clone(),
+        uid: owner.uid.clone(),
+    }
+}
