@@ -95,6 +95,33 @@ pub struct Owner {
     pub name: String,
 }
 
+impl Owner {
+    /// Reads what [`Owner`]'s `Display` wrote; `None` for a tag that nobody of keyvault-sync wrote so.
+    pub fn parse(tag: &str) -> Option<Self> {
+        let mut parts = tag.splitn(4, '/');
+        let (cluster, kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let kind = OwnerKind::parse(kind)?;
+        let has_namespace = match kind {
+            OwnerKind::KeyVaultSync => true,
+            OwnerKind::ClusterKeyVaultSync => false,
+        };
+        if namespace.is_empty() == has_namespace || name.is_empty() || name.contains('/') {
+            return None;
+        }
+        Some(Self {
+            cluster: ClusterId::parse(cluster).ok()?,
+            kind,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        })
+    }
+
+    /// Of the same cluster, kind and namespace: who may succeed whom.
+    fn is_family(&self, other: &Owner) -> bool {
+        (&self.cluster, self.kind, &self.namespace) == (&other.cluster, other.kind, &other.namespace)
+    }
+}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}/{}", self.cluster, self.kind.as_str(), self.namespace, self.name)
@@ -108,35 +135,51 @@ pub enum Ownership {
     Ours(Option<Fingerprint>),
     /// It names another resource of our cluster, kind and namespace: perhaps one that we succeed.
     Sibling {
-        /// In words for a message.
-        owner: String,
+        /// Which.
+        owner: Owner,
         /// What it said of its content.
         fingerprint: Option<Fingerprint>,
     },
-    /// It names another owner, in words for a message.
-    Another(String),
+    /// It names another owner.
+    Another {
+        /// Which, if the tag is one that keyvault-sync writes.
+        owner: Option<Owner>,
+        /// In words for a message.
+        said: String,
+        /// What it said of its content.
+        fingerprint: Option<Fingerprint>,
+    },
     /// It has no owner tag of keyvault-sync.
-    Unmanaged,
+    Unmanaged {
+        /// Which program its tags point at, in words for a message.
+        written_by: Option<&'static str>,
+    },
 }
 
 /// Reads the tags of a version as `owner` sees them.
 pub fn read(tags: &Tags, owner: &Owner) -> Ownership {
-    match tags.get(OWNER) {
-        None => Ownership::Unmanaged,
-        Some(tag) if *tag == owner.to_string() => {
-            Ownership::Ours(tags.get(FINGERPRINT).and_then(|text| text.parse().ok()))
-        }
-        Some(tag) if is_sibling(tag, owner) => Ownership::Sibling {
-            owner: quote(tag),
-            fingerprint: tags.get(FINGERPRINT).and_then(|text| text.parse().ok()),
-        },
-        Some(tag) => Ownership::Another(quote(tag)),
+    let Some(tag) = tags.get(OWNER) else {
+        return Ownership::Unmanaged { written_by: written_by(tags) };
+    };
+    let fingerprint = tags.get(FINGERPRINT).and_then(|text| text.parse().ok());
+    if *tag == owner.to_string() {
+        return Ownership::Ours(fingerprint);
+    }
+    match Owner::parse(tag) {
+        Some(other) if other.is_family(owner) => Ownership::Sibling { owner: other, fingerprint },
+        other => Ownership::Another { owner: other, said: quote(tag), fingerprint },
     }
 }
 
-fn is_sibling(tag: &str, owner: &Owner) -> bool {
-    let family = format!("{}/{}/{}/", owner.cluster, owner.kind.as_str(), owner.namespace);
-    tag.strip_prefix(&family).is_some_and(|name| !name.is_empty() && !name.contains('/'))
+/// Whose habit these tags are.
+///
+/// Sources: the tags that cert-manager-key-vault-sync sets (`SyncFrom`, `namespace`), and the one by which External Secrets
+/// knows what it pushed (`managed-by: external-secrets`).
+fn written_by(tags: &Tags) -> Option<&'static str> {
+    if tags.contains_key("SyncFrom") {
+        return Some("cert-manager-key-vault-sync");
+    }
+    (tags.get(MANAGED_BY).map(String::as_str) == Some("external-secrets")).then_some("External Secrets")
 }
 
 /// The whole set of tags of a version: the user's and ours.
@@ -223,23 +266,58 @@ mod tests {
             tags(&owner("web"), "web/web-tls", &fingerprint(), &Tags::from([("team".into(), "web".into())]));
         assert_eq!(tags.len(), 5);
         assert_eq!(read(&tags, &owner("web")), Ownership::Ours(Some(fingerprint())));
-        let said = "\"c1/KeyVaultSync/web/web\"".to_owned();
-        let sibling = Ownership::Sibling { owner: said.clone(), fingerprint: Some(fingerprint()) };
+        let sibling = Ownership::Sibling { owner: owner("web"), fingerprint: Some(fingerprint()) };
         assert_eq!(read(&tags, &owner("other")), sibling);
+        let another = Ownership::Another {
+            owner: Some(owner("web")),
+            said: "\"c1/KeyVaultSync/web/web\"".to_owned(),
+            fingerprint: Some(fingerprint()),
+        };
         let elsewhere = [
             Owner { namespace: "web2".into(), ..owner("web") },
             Owner { cluster: ClusterId::parse("c2").unwrap(), ..owner("web") },
+            Owner { kind: OwnerKind::ClusterKeyVaultSync, namespace: String::new(), ..owner("web") },
         ];
         for stranger in elsewhere {
-            assert_eq!(read(&tags, &stranger), Ownership::Another(said.clone()));
+            assert_eq!(read(&tags, &stranger), another);
         }
     }
 
     #[test]
     fn tags_of_others_are_not_ours() {
-        for pairs in [&[][..], &[("managed-by", "external-secrets")], &[("managed-by", "keyvault-sync")]] {
+        for (pairs, written_by) in [
+            (&[][..], None),
+            (&[("managed-by", "external-secrets")], Some("External Secrets")),
+            (&[("managed-by", "keyvault-sync")], None),
+            (&[("SyncFrom", "cert-manager"), ("namespace", "web")], Some("cert-manager-key-vault-sync")),
+        ] {
             let tags = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-            assert_eq!(read(&tags, &owner("web")), Ownership::Unmanaged, "{pairs:?}");
+            assert_eq!(read(&tags, &owner("web")), Ownership::Unmanaged { written_by }, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn an_owner_tag_is_read_back_or_is_none_of_ours() {
+        let cluster =
+            Owner { kind: OwnerKind::ClusterKeyVaultSync, namespace: String::new(), ..owner("all") };
+        assert_eq!(cluster.to_string(), "c1/ClusterKeyVaultSync//all");
+        for known in [owner("web"), cluster] {
+            assert_eq!(Owner::parse(&known.to_string()), Some(known));
+        }
+        for forged in [
+            "",
+            "c1",
+            "c1/KeyVaultSync/web",
+            "c1/KeyVaultSync//web",
+            "c1/KeyVaultSync/web/",
+            "c1/KeyVaultSync/web/a/b",
+            "c1/ClusterKeyVaultSync/web/a",
+            "C1/KeyVaultSync/web/a",
+            "c1/Secret/web/a",
+        ] {
+            assert_eq!(Owner::parse(forged), None, "{forged}");
+            let tags = Tags::from([(OWNER.to_owned(), forged.to_owned())]);
+            assert!(matches!(read(&tags, &owner("web")), Ownership::Another { owner: None, .. }), "{forged}");
         }
     }
 

@@ -1,11 +1,11 @@
 //! One claim: what is wished, remembered and seen, and now → the one next step. Total: deciding cannot fail.
 //! Looking (at the Secret, at the vault) and carrying out is left to the operator, one step a time.
 
-use crate::facts::CertificateFacts;
+use crate::facts::{CertificateFacts, DeletedFacts};
 use crate::fingerprint::Fingerprint;
-use crate::names::VaultHost;
 use crate::ownership::{self, Owner, Ownership, Tags};
-use crate::reason::{Problem, Reason};
+use crate::reason::{Fault, Problem, Reason};
+use crate::title::{Adoption, Claimant, NoTitle, Title};
 
 /// The time limit of one vault write, seconds: after it, the operator has stopped sending.
 pub const WRITE_TIME_LIMIT_SECS: i64 = 10;
@@ -15,6 +15,9 @@ pub const ANNOUNCE_TIME_LIMIT_SECS: i64 = 3;
 /// write, and two seconds for the service to finish what it has received, for the part of a second that the stored time
 /// lacks, and for clocks that differ.
 pub const IN_FLIGHT_SECS: i64 = ANNOUNCE_TIME_LIMIT_SECS + WRITE_TIME_LIMIT_SECS + 2;
+/// How long a recovery that was asked for is waited for before an import is tried all the same: the vault then says what
+/// stands in the way. Recoveries take seconds, by Microsoft's documentation of soft delete.
+pub const RECOVERY_PATIENCE_SECS: i64 = 600;
 
 /// What the claim's owner asks for, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub struct Desired {
     pub tags: Tags,
     /// Whether the private key may leave the vault.
     pub exportable: bool,
+    /// Whether certificates of others are taken over.
+    pub adoption: Adoption,
     /// Nothing is done while it is set.
     pub suspend: bool,
 }
@@ -60,8 +65,14 @@ pub struct SourceVersion {
 pub enum Act {
     /// A new version.
     Import,
+    /// Our tags on somebody's version.
+    Adopt,
     /// New tags on the version there is.
     Retag,
+    /// Undo a soft delete.
+    Recover,
+    /// Soft delete.
+    Delete,
 }
 
 /// A write that was announced and whose receipt is missing.
@@ -69,8 +80,8 @@ pub enum Act {
 pub struct InFlight {
     /// What was begun.
     pub act: Act,
-    /// Of the content that was to be there afterwards.
-    pub fingerprint: Fingerprint,
+    /// Of the content that was to be there afterwards; `None` where the act writes none.
+    pub fingerprint: Option<Fingerprint>,
     /// When it was announced, unix seconds.
     pub since: i64,
 }
@@ -82,7 +93,7 @@ pub struct Record {
     pub version: String,
     /// SHA-1 of the leaf.
     pub thumbprint: [u8; 20],
-    /// Of leaf and chain.
+    /// Of leaf and chain, or of the leaf alone where the version was adopted.
     pub fingerprint: Fingerprint,
     /// When the leaf expires, unix seconds.
     pub not_after: i64,
@@ -97,12 +108,17 @@ pub struct Memory {
     pub source: Option<SourceVersion>,
     /// What was pushed.
     pub record: Option<Record>,
+    /// Of the Secret's content when the version in the record was adopted: its chain cannot be read back, and counts as the
+    /// Secret's while that holds this content.
+    pub adopted_with: Option<Fingerprint>,
     /// [`Desired::hash`] of what was pushed.
     pub desired: Option<String>,
     /// The fingerprint (or version) of a write under our name that was none of ours and was repaired once.
     pub foreign_write: Option<String>,
     /// The last outcome; `None` before the first.
     pub reason: Option<Reason>,
+    /// Since when the present act keeps failing, unix seconds.
+    pub failing_since: Option<i64>,
 }
 
 /// What a Secret holds, once parsed.
@@ -110,10 +126,25 @@ pub struct Memory {
 pub struct Content {
     /// Of leaf and chain.
     pub fingerprint: Fingerprint,
+    /// [`Fingerprint::Leaf`] of the leaf.
+    pub leaf: Fingerprint,
     /// SHA-1 of the leaf.
     pub thumbprint: [u8; 20],
     /// When the leaf expires, unix seconds.
     pub not_after: i64,
+}
+
+/// What became of a resource that an owner tag names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnerState {
+    /// It is there and wants the name, or its wish cannot be resolved at present.
+    Wants,
+    /// It is there, and its wish does not want the name any more.
+    Elsewhere,
+    /// It was deleted, beyond doubt.
+    Gone,
+    /// It cannot be told.
+    Unclear,
 }
 
 /// Something that may not have been looked at yet.
@@ -142,6 +173,10 @@ pub struct Observed {
     pub newest: Look<Option<CertificateFacts>>,
     /// The version in [`Memory::record`], where it is not the newest.
     pub recorded: Look<Option<CertificateFacts>>,
+    /// The soft-deleted certificate of the name, where there is no live one.
+    pub deleted: Look<Option<DeletedFacts>>,
+    /// The resource that the owner tag of what the vault holds names.
+    pub owner: Look<OwnerState>,
     /// The wish changed since the last outcome, or it is time to compare.
     pub compare: bool,
     /// Unix seconds.
@@ -163,6 +198,8 @@ pub enum Why {
     ReplacedInVault,
     /// Somebody wrote a version with our owner tag.
     ForeignWrite,
+    /// Another's certificate is taken over, and its content differs.
+    Adopted,
 }
 
 /// One vault write, with nothing left to choose.
@@ -178,6 +215,21 @@ pub enum Write {
         fingerprint: Fingerprint,
         /// What [`Memory::foreign_write`] becomes.
         foreign_write: Option<String>,
+        /// Whose it was, in words for the Event; only with [`Why::Adopted`].
+        from: Option<String>,
+    },
+    /// Make somebody's version ours as it is: it holds our leaf already.
+    Adopt {
+        /// The version.
+        version: String,
+        /// All tags it shall have.
+        tags: Tags,
+        /// What the version holds.
+        record: Record,
+        /// What [`Memory::adopted_with`] becomes.
+        with: Fingerprint,
+        /// Whose it was, in words for the Event.
+        from: String,
     },
     /// Set the tags of the version there is.
     Retag {
@@ -191,20 +243,29 @@ pub enum Write {
         set: Vec<String>,
         /// What the version holds.
         record: Record,
+        /// What [`Memory::foreign_write`] becomes.
+        foreign_write: Option<String>,
     },
+    /// Undo the soft delete of the name.
+    Recover {
+        /// Ours was deleted in the vault; otherwise the name is taken over.
+        is_ours: bool,
+    },
+    /// Soft-delete the certificate.
+    Delete,
 }
 
 impl Write {
     /// What is announced in the claim before the write is begun.
     pub fn announcement(&self, now: i64) -> InFlight {
-        match self {
-            Write::Import { fingerprint, .. } => {
-                InFlight { act: Act::Import, fingerprint: fingerprint.clone(), since: now }
-            }
-            Write::Retag { record, .. } => {
-                InFlight { act: Act::Retag, fingerprint: record.fingerprint.clone(), since: now }
-            }
-        }
+        let (act, fingerprint) = match self {
+            Write::Import { fingerprint, .. } => (Act::Import, Some(fingerprint.clone())),
+            Write::Adopt { record, .. } => (Act::Adopt, Some(record.fingerprint.clone())),
+            Write::Retag { record, .. } => (Act::Retag, Some(record.fingerprint.clone())),
+            Write::Recover { .. } => (Act::Recover, None),
+            Write::Delete => (Act::Delete, None),
+        };
+        InFlight { act, fingerprint, since: now }
     }
 }
 
@@ -217,6 +278,10 @@ pub enum Next {
     ReadNewest,
     /// Read the version in the record, then decide again.
     ReadRecorded,
+    /// Read the soft-deleted certificate of the name, then decide again.
+    ReadDeleted,
+    /// Ask what became of this resource of our cluster, then decide again.
+    AskOwner(Owner),
     /// Announce, write, take the receipt.
     Write(Write),
     /// An announced write may still be under way: decide again at `until`.
@@ -235,22 +300,6 @@ pub enum Next {
     Refuse(Problem),
 }
 
-/// Which comparison interval `now` is in. The phase is a pure function of vault and interval: a restart shifts
-/// nothing, nothing is stored, and the vaults of a fleet do not all compare at the full hour.
-pub fn comparison_tick(host: &VaultHost, interval_secs: i64, now: i64) -> i64 {
-    (now - phase(host, interval_secs)).div_euclid(interval_secs.max(1))
-}
-
-/// When the next comparison is due, unix seconds.
-pub fn next_comparison(host: &VaultHost, interval_secs: i64, now: i64) -> i64 {
-    (comparison_tick(host, interval_secs, now) + 1) * interval_secs.max(1) + phase(host, interval_secs)
-}
-
-fn phase(host: &VaultHost, interval_secs: i64) -> i64 {
-    let digest = host.as_str().bytes().fold(0_i64, |sum, byte| (sum * 131 + i64::from(byte)) % 1_000_003);
-    digest % interval_secs.max(1)
-}
-
 /// Decides the next step of one claim. Reads are asked for only where something depends on them: an unchanged Secret
 /// costs none, and no call to the vault.
 pub fn decide(seen: &Observed) -> Next {
@@ -260,10 +309,8 @@ pub fn decide(seen: &Observed) -> Next {
     if let Err(problem) = &seen.access {
         return Next::Refuse(problem.clone());
     }
-    if let Some(in_flight) = &seen.memory.in_flight
-        && seen.now < in_flight.since + IN_FLIGHT_SECS
-    {
-        return Next::Wait { until: in_flight.since + IN_FLIGHT_SECS };
+    if let Some(until) = wait_for_announced(&seen.memory, seen.now) {
+        return Next::Wait { until };
     }
     let Some(source) = &seen.source else {
         if seen.content == Look::NotYet {
@@ -276,24 +323,79 @@ pub fn decide(seen: &Observed) -> Next {
     };
     let wanted = match (&seen.content, &seen.memory.record) {
         (Look::Seen(Err(problem)), _) => return Next::Refuse(problem.clone()),
-        (Look::Seen(Ok(content)), _) => content.clone(),
-        (Look::NotYet, Some(record)) if is_read(&seen.memory, source, &seen.desired) => Content {
-            fingerprint: record.fingerprint.clone(),
-            thumbprint: record.thumbprint,
-            not_after: record.not_after,
-        },
+        (Look::Seen(Ok(content)), _) => Wanted::read(content),
+        (Look::NotYet, Some(record)) if is_read(&seen.memory, source, &seen.desired) => {
+            Wanted::remembered(record, &seen.memory)
+        }
         (Look::NotYet, _) => return Next::ReadSecret,
     };
     if !seen.compare && is_settled(&seen.memory, &seen.desired, &wanted) {
         return Next::InSync { record: None };
     }
-    match &seen.newest {
-        Look::NotYet => Next::ReadNewest,
-        Look::Seen(None) => {
-            let why = if seen.memory.record.is_some() { Why::DeletedInVault } else { Why::New };
-            import(seen, &wanted, why, None)
-        }
+    let next = match &seen.newest {
+        Look::NotYet => Ok(Next::ReadNewest),
+        Look::Seen(None) => missing(seen, &wanted),
         Look::Seen(Some(newest)) => against(seen, &wanted, newest),
+    };
+    next.unwrap_or_else(|without| without)
+}
+
+/// Until when an announced write is left alone: it may still be under way.
+pub(crate) fn wait_for_announced(memory: &Memory, now: i64) -> Option<i64> {
+    let until = memory.in_flight.as_ref()?.since + IN_FLIGHT_SECS;
+    (now < until).then_some(until)
+}
+
+/// What the Secret holds, as far as it is known in this round.
+struct Wanted {
+    fingerprint: Fingerprint,
+    /// `None`: only the Secret's content would tell.
+    leaf: Option<Fingerprint>,
+    thumbprint: [u8; 20],
+    not_after: i64,
+}
+
+impl Wanted {
+    fn read(content: &Content) -> Self {
+        Self {
+            fingerprint: content.fingerprint.clone(),
+            leaf: Some(content.leaf.clone()),
+            thumbprint: content.thumbprint,
+            not_after: content.not_after,
+        }
+    }
+
+    /// Of a Secret that has not changed since the record was made.
+    fn remembered(record: &Record, memory: &Memory) -> Self {
+        let leaf = matches!(record.fingerprint, Fingerprint::Leaf(_)).then(|| record.fingerprint.clone());
+        let adopted_with = memory.adopted_with.clone().filter(|_| leaf.is_some());
+        Self {
+            fingerprint: adopted_with.unwrap_or_else(|| record.fingerprint.clone()),
+            leaf,
+            thumbprint: record.thumbprint,
+            not_after: record.not_after,
+        }
+    }
+
+    /// Whether a version of this fingerprint holds it. Of an adopted version only the leaf is known; its chain counts as
+    /// the Secret's, while that is what it was at the adoption.
+    fn is_held_by(&self, there: &Fingerprint, memory: &Memory) -> bool {
+        match there {
+            Fingerprint::LeafAndChain(_) => *there == self.fingerprint,
+            Fingerprint::Leaf(_) => {
+                let is_as_adopted = memory.adopted_with.as_ref().is_none_or(|with| *with == self.fingerprint);
+                self.leaf.as_ref() == Some(there) && is_as_adopted
+            }
+        }
+    }
+
+    fn record(&self, version: &str, fingerprint: Fingerprint) -> Record {
+        Record {
+            version: version.to_owned(),
+            thumbprint: self.thumbprint,
+            fingerprint,
+            not_after: self.not_after,
+        }
     }
 }
 
@@ -303,14 +405,12 @@ fn is_read(memory: &Memory, source: &SourceVersion, desired: &Desired) -> bool {
 }
 
 /// Whether memory alone says that the vault holds this.
-fn is_settled(memory: &Memory, desired: &Desired, wanted: &Content) -> bool {
-    let pushed = memory.record.as_ref().is_some_and(|record| record.fingerprint == wanted.fingerprint);
+fn is_settled(memory: &Memory, desired: &Desired, wanted: &Wanted) -> bool {
+    let pushed = memory.record.as_ref().is_some_and(|record| wanted.is_held_by(&record.fingerprint, memory));
     // A reason that came from the vault says that the last look there did not end well: look again.
     let ended_well = memory.reason.is_some_and(|reason| match reason.fault() {
-        None | Some(crate::reason::Fault::Invalid) => true,
-        Some(crate::reason::Fault::Blocked | crate::reason::Fault::Transient | crate::reason::Fault::Bug) => {
-            false
-        }
+        None | Some(Fault::Invalid) => true,
+        Some(Fault::Blocked | Fault::Transient | Fault::Bug) => false,
     });
     pushed
         && ended_well
@@ -318,148 +418,251 @@ fn is_settled(memory: &Memory, desired: &Desired, wanted: &Content) -> bool {
         && memory.desired.as_deref() == Some(desired.hash().as_str())
 }
 
-/// The newest version stands against what is wanted.
-fn against(seen: &Observed, wanted: &Content, newest: &CertificateFacts) -> Next {
-    let is_record = seen.memory.record.as_ref().is_some_and(|record| record.version == newest.version);
-    let tagged = match ownership::read(&newest.tags, &seen.desired.owner) {
-        Ownership::Ours(tagged) => tagged,
-        // The claim was handed over with its memory: what its last holder pushed, or was pushing, is ours now.
-        Ownership::Sibling { fingerprint, .. } if is_record || is_announced(seen, fingerprint.as_ref()) => {
-            fingerprint
+/// A step, or one that has to come before it (a look) or instead of it (a refusal).
+type Step = Result<Next, Next>;
+
+fn claimant(seen: &Observed) -> Claimant<'_> {
+    Claimant { desired: &seen.desired, memory: &seen.memory, owner: &seen.owner }
+}
+
+/// There is no live certificate of the name; there may be a soft-deleted one.
+fn missing(seen: &Observed, wanted: &Wanted) -> Step {
+    let deleted = match &seen.deleted {
+        Look::NotYet => return Err(Next::ReadDeleted),
+        Look::Seen(deleted) => deleted,
+    };
+    let Some(deleted) = deleted else {
+        let is_patient =
+            seen.memory.failing_since.is_none_or(|since| seen.now < since + RECOVERY_PATIENCE_SECS);
+        if seen.memory.reason == Some(Reason::Recovering) && is_patient {
+            return Err(Next::Refuse(recovering()));
         }
-        Ownership::Sibling { owner, .. } => return Next::Refuse(owned_by_another(&owner)),
-        Ownership::Another(owner) => return Next::Refuse(owned_by_another(&owner)),
-        Ownership::Unmanaged => return unmanaged(seen, wanted, newest),
+        let why = if seen.memory.record.is_some() { Why::DeletedInVault } else { Why::New };
+        return import(seen, wanted, why, None, None);
     };
-    let pushed = seen.memory.record.as_ref().map(|record| &record.fingerprint);
-    // A version's content never changes: what the record says of it holds, whatever became of its tags.
-    let same_content = (is_record && pushed == Some(&wanted.fingerprint))
-        || (tagged.as_ref() == Some(&wanted.fingerprint) && newest.thumbprint == wanted.thumbprint);
-    if same_content {
-        return same(seen, wanted, newest);
-    }
-    let is_known = is_record
-        || pushed != Some(&wanted.fingerprint)
-        || (tagged.is_some() && tagged.as_ref() == pushed)
-        || is_announced(seen, tagged.as_ref());
-    if is_known {
-        return import(seen, wanted, Why::Changed, None);
-    }
-    if seen.memory.foreign_write.is_some() {
-        return Next::Refuse(Problem::new(
-            Reason::OwnedByAnother,
-            format!(
-                "version {} has the owner tag of {}, but it was not written by this cluster, for the second time: \
-                 another cluster uses the cluster id {}; give one of them another with --cluster-id",
-                newest.version, seen.desired.owner, seen.desired.owner.cluster
-            ),
-        ));
-    }
-    import(seen, wanted, Why::ForeignWrite, Some(newest.version.clone()))
-}
-
-fn is_announced(seen: &Observed, tagged: Option<&Fingerprint>) -> bool {
-    let announced = seen.memory.in_flight.as_ref().map(|in_flight| &in_flight.fingerprint);
-    tagged.is_some() && tagged == announced
-}
-
-/// The content is right; the rest may not be.
-fn same(seen: &Observed, wanted: &Content, newest: &CertificateFacts) -> Next {
-    if newest.exportable.is_some_and(|exportable| exportable != seen.desired.exportable) {
-        return import(seen, wanted, Why::ExportableChanged, None);
-    }
-    let record = Record {
-        version: newest.version.clone(),
-        thumbprint: newest.thumbprint,
-        fingerprint: wanted.fingerprint.clone(),
-        not_after: wanted.not_after,
-    };
-    let tags = wanted_tags(&seen.desired, wanted);
-    if newest.tags != tags {
-        let (dropped, set) = ownership::difference(&newest.tags, &tags);
-        return Next::Write(Write::Retag { version: newest.version.clone(), tags, dropped, set, record });
-    }
-    if !newest.enabled {
-        return Next::Refuse(Problem::new(
-            Reason::DisabledInVault,
-            format!(
-                "version {} is disabled in the vault; keyvault-sync never enables it again: enable it there, or renew \
-                 the Secret to make a new version",
-                newest.version
-            ),
-        ));
-    }
-    Next::InSync { record: Some(record) }
-}
-
-/// The newest version has no owner tag: somebody imported over ours, or it was never ours.
-fn unmanaged(seen: &Observed, wanted: &Content, newest: &CertificateFacts) -> Next {
-    let refusal = Next::Refuse(Problem::new(
-        Reason::NotManaged,
-        format!(
-            "the vault has a certificate of this name without an owner tag of keyvault-sync (version {}): it is left \
-             alone; choose another certificateName, or delete and purge it in the vault",
-            newest.version
-        ),
-    ));
-    let Some(record) = seen.memory.record.as_ref().filter(|record| record.version != newest.version) else {
-        return refusal;
-    };
-    match &seen.recorded {
-        Look::NotYet => Next::ReadRecorded,
-        Look::Seen(Some(facts))
-            if facts.version == record.version
-                && matches!(
-                    ownership::read(&facts.tags, &seen.desired.owner),
-                    Ownership::Ours(_) | Ownership::Sibling { .. }
-                ) =>
-        {
-            import(seen, wanted, Why::ReplacedInVault, None)
+    match claimant(seen).title(&deleted.newest) {
+        Ok(title) => {
+            let is_ours = !matches!(title, Title::Adoption { .. });
+            Ok(Next::Write(Write::Recover { is_ours }))
         }
-        Look::Seen(_) => refusal,
+        Err(NoTitle::AskOwner(owner)) => Err(Next::AskOwner(owner)),
+        Err(NoTitle::None(problem)) if problem.reason.fault() == Some(Fault::Blocked) => {
+            Err(Next::Refuse(in_the_way(&problem, deleted)))
+        }
+        Err(NoTitle::None(problem)) => Err(Next::Refuse(problem)),
     }
 }
 
-fn owned_by_another(owner: &str) -> Problem {
+/// What is said while a recovery is waited for.
+pub fn recovering() -> Problem {
     Problem::new(
-        Reason::OwnedByAnother,
-        format!(
-            "the vault's certificate belongs to {owner} (cluster id/kind/namespace/name): it is left alone; choose \
-             another certificateName, or remove it there first"
-        ),
+        Reason::Recovering,
+        "the certificate was soft-deleted in the vault and is being recovered; it is compared when that is done",
     )
 }
 
-fn wanted_tags(desired: &Desired, wanted: &Content) -> Tags {
-    ownership::tags(&desired.owner, &desired.source, &wanted.fingerprint, &desired.tags)
+fn in_the_way(problem: &Problem, deleted: &DeletedFacts) -> Problem {
+    let way_out = if deleted.is_purge_protected {
+        "the vault has purge protection, so the name is free only when the vault purges it by itself: recover it there and          take it over with conflictPolicy: Adopt, or choose another certificateName"
+    } else {
+        "recover it there and take it over with conflictPolicy: Adopt, purge it, or choose another certificateName"
+    };
+    Problem::new(
+        Reason::SoftDeleted,
+        format!("the name is soft-deleted in the vault ({}); {way_out}", problem.message),
+    )
+}
+
+/// The newest version stands against what is wanted.
+fn against(seen: &Observed, wanted: &Wanted, newest: &CertificateFacts) -> Step {
+    if let Some(step) = replaced(seen, wanted, newest) {
+        return step;
+    }
+    match claimant(seen).title(newest) {
+        Ok(Title::Ours(tagged)) => ours(seen, wanted, newest, tagged),
+        Ok(Title::Succession(tagged)) => succession(seen, wanted, newest, tagged),
+        Ok(Title::Adoption { from, fingerprint }) => adoption(seen, wanted, newest, from, fingerprint),
+        Err(NoTitle::AskOwner(owner)) => Err(Next::AskOwner(owner)),
+        Err(NoTitle::None(problem)) => Err(Next::Refuse(problem)),
+    }
+}
+
+/// The newest version has no owner tag, but the one in our record still has ours: somebody imported over it.
+fn replaced(seen: &Observed, wanted: &Wanted, newest: &CertificateFacts) -> Option<Step> {
+    let is_unmanaged =
+        matches!(ownership::read(&newest.tags, &seen.desired.owner), Ownership::Unmanaged { .. });
+    let record = seen.memory.record.as_ref().filter(|record| record.version != newest.version)?;
+    if !is_unmanaged {
+        return None;
+    }
+    match &seen.recorded {
+        Look::NotYet => Some(Err(Next::ReadRecorded)),
+        Look::Seen(Some(facts)) if facts.version == record.version => {
+            match ownership::read(&facts.tags, &seen.desired.owner) {
+                Ownership::Ours(_) | Ownership::Sibling { .. } => {
+                    Some(import(seen, wanted, Why::ReplacedInVault, None, None))
+                }
+                Ownership::Another { .. } | Ownership::Unmanaged { .. } => None,
+            }
+        }
+        Look::Seen(_) => None,
+    }
+}
+
+/// What the version in question holds of what is wanted; `None`: something else.
+fn held(
+    seen: &Observed,
+    wanted: &Wanted,
+    newest: &CertificateFacts,
+    tagged: Option<&Fingerprint>,
+) -> Option<Fingerprint> {
+    let holds = |there: &&Fingerprint| wanted.is_held_by(there, &seen.memory);
+    // A version's content never changes: what the record says of it holds, whatever became of its tags.
+    let recorded = seen
+        .memory
+        .record
+        .as_ref()
+        .filter(|record| record.version == newest.version)
+        .map(|record| &record.fingerprint)
+        .filter(holds);
+    let tagged = tagged.filter(holds).filter(|_| newest.thumbprint == wanted.thumbprint);
+    recorded.or(tagged).cloned()
+}
+
+fn ours(seen: &Observed, wanted: &Wanted, newest: &CertificateFacts, tagged: Option<Fingerprint>) -> Step {
+    if let Some(fingerprint) = held(seen, wanted, newest, tagged.as_ref()) {
+        let foreign_write = seen.memory.foreign_write.clone();
+        return same(seen, wanted, newest, fingerprint, foreign_write);
+    }
+    let claimant = claimant(seen);
+    let is_known = claimant.is_record(newest)
+        || is_wish_new(seen, wanted)
+        || (tagged.is_some() && tagged.as_ref() == pushed(seen))
+        || claimant.is_announced(tagged.as_ref());
+    if is_known {
+        return import(seen, wanted, Why::Changed, None, None);
+    }
+    let foreign_write = first_foreign_write(seen, newest)?;
+    import(seen, wanted, Why::ForeignWrite, Some(foreign_write), None)
+}
+
+/// Of the last push.
+fn pushed(seen: &Observed) -> Option<&Fingerprint> {
+    seen.memory.record.as_ref().map(|record| &record.fingerprint)
+}
+
+/// Whether the Secret holds something that was not pushed yet.
+fn is_wish_new(seen: &Observed, wanted: &Wanted) -> bool {
+    pushed(seen).is_none_or(|pushed| !wanted.is_held_by(pushed, &seen.memory))
+}
+
+/// Somebody else writes under our name. It is repaired once, until our own content changes: two clusters with one id must
+/// not take turns for ever.
+fn first_foreign_write(seen: &Observed, newest: &CertificateFacts) -> Result<String, Next> {
+    if seen.memory.foreign_write.is_none() {
+        return Ok(newest.version.clone());
+    }
+    let owner = &seen.desired.owner;
+    Err(Next::Refuse(Problem::new(
+        Reason::OwnedByAnother,
+        format!(
+            "version {} has an owner tag of cluster id {}, namespace and kind of {owner}, but was not written by this              cluster, for the second time: another cluster uses the cluster id {}; give one of them another with              --cluster-id",
+            newest.version, owner.cluster, owner.cluster
+        ),
+    )))
+}
+
+/// What a resource of our family left is ours now. Where we had the name before, another cluster with our id may think so too.
+fn succession(
+    seen: &Observed,
+    wanted: &Wanted,
+    newest: &CertificateFacts,
+    tagged: Option<Fingerprint>,
+) -> Step {
+    let foreign_write =
+        if is_wish_new(seen, wanted) { None } else { Some(first_foreign_write(seen, newest)?) };
+    match held(seen, wanted, newest, tagged.as_ref()) {
+        Some(fingerprint) => same(seen, wanted, newest, fingerprint, foreign_write),
+        None => import(seen, wanted, Why::Changed, foreign_write, None),
+    }
+}
+
+/// Somebody else's certificate becomes ours: as it is, if it holds our leaf and is as exportable; by a new version otherwise.
+fn adoption(
+    seen: &Observed,
+    wanted: &Wanted,
+    newest: &CertificateFacts,
+    from: String,
+    tagged: Option<Fingerprint>,
+) -> Step {
+    let Some(leaf) = &wanted.leaf else { return Err(Next::ReadSecret) };
+    let is_equal = newest.leaf.as_ref() == Some(leaf)
+        && newest.thumbprint == wanted.thumbprint
+        && newest.exportable == Some(seen.desired.exportable);
+    if !is_equal {
+        return import(seen, wanted, Why::Adopted, None, Some(from));
+    }
+    let fingerprint = tagged.filter(|tagged| *tagged == wanted.fingerprint).unwrap_or_else(|| leaf.clone());
+    Ok(Next::Write(Write::Adopt {
+        version: newest.version.clone(),
+        tags: wanted_tags(&seen.desired, &fingerprint),
+        record: wanted.record(&newest.version, fingerprint),
+        with: wanted.fingerprint.clone(),
+        from,
+    }))
+}
+
+/// The content is right; the rest may not be.
+fn same(
+    seen: &Observed,
+    wanted: &Wanted,
+    newest: &CertificateFacts,
+    fingerprint: Fingerprint,
+    foreign_write: Option<String>,
+) -> Step {
+    if newest.exportable.is_some_and(|exportable| exportable != seen.desired.exportable) {
+        return import(seen, wanted, Why::ExportableChanged, None, None);
+    }
+    let tags = wanted_tags(&seen.desired, &fingerprint);
+    let record = wanted.record(&newest.version, fingerprint);
+    if newest.tags != tags {
+        let (dropped, set) = ownership::difference(&newest.tags, &tags);
+        let version = newest.version.clone();
+        return Ok(Next::Write(Write::Retag { version, tags, dropped, set, record, foreign_write }));
+    }
+    if !newest.enabled {
+        return Err(Next::Refuse(Problem::new(
+            Reason::DisabledInVault,
+            format!(
+                "version {} is disabled in the vault; keyvault-sync never enables it again: enable it there, or renew                  the Secret to make a new version",
+                newest.version
+            ),
+        )));
+    }
+    Ok(Next::InSync { record: Some(record) })
+}
+
+/// The tags that a version of this content shall have.
+pub(crate) fn wanted_tags(desired: &Desired, fingerprint: &Fingerprint) -> Tags {
+    ownership::tags(&desired.owner, &desired.source, fingerprint, &desired.tags)
 }
 
 /// An import needs the Secret's content, which may not have been read so far.
-fn import(seen: &Observed, wanted: &Content, why: Why, foreign_write: Option<String>) -> Next {
+fn import(
+    seen: &Observed,
+    wanted: &Wanted,
+    why: Why,
+    foreign_write: Option<String>,
+    from: Option<String>,
+) -> Step {
     if seen.content == Look::NotYet {
-        return Next::ReadSecret;
+        return Err(Next::ReadSecret);
     }
-    Next::Write(Write::Import {
+    Ok(Next::Write(Write::Import {
         why,
-        tags: wanted_tags(&seen.desired, wanted),
+        tags: wanted_tags(&seen.desired, &wanted.fingerprint),
         fingerprint: wanted.fingerprint.clone(),
         foreign_write,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::names::Cloud;
-
-    #[test]
-    fn comparisons_come_once_an_interval_whenever_the_operator_was_started() {
-        let host = VaultHost::from_url("https://contoso.vault.azure.net", &Cloud::ALL).unwrap();
-        for now in [0, 1, 3_599, 3_600, 1_750_000_000] {
-            let next = next_comparison(&host, 3_600, now);
-            assert!(next > now && next <= now + 3_600, "{now} {next}");
-            assert_eq!(comparison_tick(&host, 3_600, next), comparison_tick(&host, 3_600, now) + 1);
-            assert_eq!(comparison_tick(&host, 3_600, next - 1), comparison_tick(&host, 3_600, now));
-        }
-    }
+        from,
+    }))
 }
