@@ -10,27 +10,25 @@ use azure_core::http::{
     ClientMethodOptions, ClientOptions, Context, RequestContent, Response, RetryOptions, UserAgentOptions,
 };
 use azure_security_keyvault_certificates::models::{
-    Certificate, CertificateAttributes, CertificateClientGetCertificateOptions,
-    CertificateClientImportCertificateOptions, CertificateClientUpdateCertificatePropertiesOptions,
-    CertificatePolicy, CurveName, ImportCertificateParameters, IssuerParameters, KeyProperties,
-    KeyType as AzureKeyType, SecretProperties, UpdateCertificatePropertiesParameters,
+    Certificate, CertificateClientGetCertificateOptions, CertificateClientImportCertificateOptions,
+    CertificateClientUpdateCertificatePropertiesOptions, ImportCertificateParameters,
+    UpdateCertificatePropertiesParameters,
 };
-use azure_security_keyvault_certificates::{CertificateClient, CertificateClientOptions, ResourceExt as _};
+use azure_security_keyvault_certificates::{CertificateClient, CertificateClientOptions};
 use keyvault_sync_core::facts::CertificateFacts;
-use keyvault_sync_core::fingerprint::Fingerprint;
-use keyvault_sync_core::key::{Curve, KeyType};
 use keyvault_sync_core::names::{CertificateName, VaultHost};
 use keyvault_sync_core::ownership::Tags;
-use keyvault_sync_core::pfx::Pfx;
 use keyvault_sync_core::push::WRITE_TIME_LIMIT_SECS;
 use keyvault_sync_core::reason::{Problem, Reason};
 
 use crate::answer::Answer;
 use crate::classify::{Act, Call};
 use crate::credential::{ClientCredential, Identity, VaultCredential};
+use crate::decode;
 use crate::error::{Landed, VaultError};
 use crate::guidance::TokenParties;
 use crate::network::{self, NoAnswer};
+use crate::parameters::{self, Import};
 use crate::token_failure::TokenFailure;
 use crate::transport::{Progress, REQUEST_TIME_LIMIT, Transport};
 
@@ -40,10 +38,6 @@ const READ_TIME_LIMIT: Duration = REQUEST_TIME_LIMIT;
 const WRITE_TIME_LIMIT: Duration = Duration::from_secs(WRITE_TIME_LIMIT_SECS.unsigned_abs());
 /// Names us in the vault's own logs (at most 24 characters).
 const APPLICATION_ID: &str = "keyvault-sync";
-/// A version whose chain is to be read back as PKCS#12, not PEM.
-const CONTENT_TYPE_PFX: &str = "application/x-pkcs12";
-/// The issuer of certificates that Key Vault did not order: it cannot renew what it does not know how to get.
-const ISSUER_UNKNOWN: &str = "Unknown";
 
 /// One vault, opened by one identity. Shared in an `Arc`; make one for each (vault, identity) and keep it: the first
 /// request of each is answered with a challenge.
@@ -52,18 +46,6 @@ pub struct VaultClient {
     identity: Identity,
     credential: Arc<VaultCredential>,
     certificates: CertificateClient,
-}
-
-/// A new version of a certificate.
-pub struct Import<'a> {
-    /// Leaf, key and chain.
-    pub pfx: &'a Pfx,
-    /// Of the private key; the policy repeats it, since Key Vault guesses wrong where RSA and EC are mixed in a chain.
-    pub key_type: KeyType,
-    /// Whether the private key may leave the vault.
-    pub exportable: bool,
-    /// All tags of the version.
-    pub tags: &'a Tags,
 }
 
 impl VaultClient {
@@ -159,7 +141,7 @@ impl VaultClient {
     ) -> Result<CertificateFacts, VaultError> {
         let call = self.call(name, Act::Import { bundle_bytes: import.pfx.bytes.expose().len() });
         let content: RequestContent<ImportCertificateParameters> =
-            import_parameters(import).try_into().map_err(|_| unsendable(&call))?;
+            parameters::import(import).try_into().map_err(|_| unsendable(&call))?;
         let progress = Progress::default();
         let options = CertificateClientImportCertificateOptions { method_options: method_options(&progress) };
         let sent = self.certificates.import_certificate(name.as_str(), content, Some(options));
@@ -212,7 +194,7 @@ impl VaultClient {
         };
         let certificate =
             response.into_model().map_err(|_| call.undecodable("the answer is not a certificate's JSON"))?;
-        facts(call, &certificate).map_err(|what| call.undecodable(what))
+        decode::version(call, &certificate).map_err(|what| call.undecodable(what))
     }
 
     fn failed(&self, call: &Call<'_>, error: &azure_core::Error, is_sent: bool) -> VaultError {
@@ -264,82 +246,4 @@ fn checked_version(call: &Call<'_>, version: &str) -> Result<String, VaultError>
     }
     let message = format!("the version recorded for certificate {} is none; please report this", call.name);
     Err(VaultError::internal(message, Landed::No))
-}
-
-/// The SDK takes bundle and password as strings of its own and makes JSON of them; those copies cannot be wiped from here
-/// (the operator's allocator wipes what is freed).
-fn import_parameters(import: &Import<'_>) -> ImportCertificateParameters {
-    ImportCertificateParameters {
-        base64_encoded_certificate: Some(azure_core::base64::encode(import.pfx.bytes.expose())),
-        password: Some(String::from_utf8_lossy(import.pfx.password.expose()).into_owned()),
-        certificate_attributes: Some(CertificateAttributes {
-            enabled: Some(true),
-            ..CertificateAttributes::default()
-        }),
-        certificate_policy: Some(policy(import.key_type, import.exportable)),
-        // Ours is leaf first already, each certificate before its issuer.
-        preserve_cert_order: Some(true),
-        tags: Some(import.tags.clone().into_iter().collect()),
-    }
-}
-
-/// A policy with which Key Vault never makes a version of its own: no issuer to ask, no action over the lifetime. Left out,
-/// the actions would be Key Vault's default ones.
-fn policy(key_type: KeyType, exportable: bool) -> CertificatePolicy {
-    let (kty, key_size, curve) = match key_type {
-        KeyType::Rsa { bits } => (AzureKeyType::Rsa, Some(i32::from(bits)), None),
-        KeyType::Ec(curve) => (AzureKeyType::Ec, None, Some(curve_name(curve))),
-    };
-    CertificatePolicy {
-        issuer_parameters: Some(IssuerParameters {
-            name: Some(ISSUER_UNKNOWN.into()),
-            ..IssuerParameters::default()
-        }),
-        key_properties: Some(KeyProperties {
-            exportable: Some(exportable),
-            key_type: Some(kty),
-            key_size,
-            curve,
-            reuse_key: Some(false),
-        }),
-        lifetime_actions: Some(Vec::new()),
-        secret_properties: Some(SecretProperties { content_type: Some(CONTENT_TYPE_PFX.into()) }),
-        ..CertificatePolicy::default()
-    }
-}
-
-fn curve_name(curve: Curve) -> CurveName {
-    match curve {
-        Curve::P256 => CurveName::P256,
-        Curve::P384 => CurveName::P384,
-        Curve::P521 => CurveName::P521,
-    }
-}
-
-/// What an answer says of a version; or which part of it cannot be understood.
-fn facts(call: &Call<'_>, certificate: &Certificate) -> Result<CertificateFacts, &'static str> {
-    let id = certificate.resource_id().map_err(|_| "its id is none")?;
-    let is_asked_for = id.name.eq_ignore_ascii_case(call.name.as_str())
-        && id.vault_url.trim_end_matches('/').eq_ignore_ascii_case(&call.host.url());
-    if !is_asked_for {
-        return Err("its id is another certificate's");
-    }
-    let version = id.version.filter(|version| !version.is_empty()).ok_or("its id has no version")?;
-    let thumbprint = certificate.x509_thumbprint.as_deref().ok_or("it has no thumbprint")?;
-    let attributes = certificate.attributes.as_ref();
-    Ok(CertificateFacts {
-        version,
-        thumbprint: thumbprint.try_into().map_err(|_| "its thumbprint is not a SHA-1")?,
-        leaf: certificate.cer.as_deref().map(Fingerprint::of_leaf),
-        not_after: attributes.and_then(|attributes| attributes.expires).map(|time| time.unix_timestamp()),
-        enabled: attributes
-            .and_then(|attributes| attributes.enabled)
-            .ok_or("it does not say whether it is enabled")?,
-        tags: certificate.tags.clone().unwrap_or_default().into_iter().collect(),
-        exportable: certificate
-            .policy
-            .as_ref()
-            .and_then(|policy| policy.key_properties.as_ref())
-            .and_then(|properties| properties.exportable),
-    })
 }

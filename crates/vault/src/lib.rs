@@ -6,13 +6,16 @@ mod challenge;
 mod classify;
 mod client;
 mod credential;
+mod decode;
 mod error;
 mod guidance;
 mod network;
+mod parameters;
 mod token_failure;
 mod transport;
 
-pub use client::{Import, VaultClient};
+pub use client::VaultClient;
 pub use credential::Identity;
 pub use error::{Landed, VaultError};
+pub use parameters::Import;
 pub use transport::{Transport, TransportError, TransportSettings};
