@@ -6,6 +6,7 @@ use std::time::Duration;
 use keyvault_sync_core::names::{CertificateName, VaultHost};
 use keyvault_sync_core::reason::{Problem, Reason};
 
+use crate::act::Act;
 use crate::answer::Answer;
 use crate::credential::Identity;
 use crate::error::{Landed, VaultError};
@@ -13,30 +14,26 @@ use crate::guidance::{self, TokenParties};
 use crate::network::NoAnswer;
 use crate::token_failure::{TokenFailure, TokenFailureCause};
 
-/// The built-in role with which certificates can be read, imported and updated.
+/// The built-in role with every permission that a call here takes.
 const ROLE: &str = "Key Vault Certificates Officer";
+/// The certificate permissions of an access policy that keyvault-sync uses, for whoever edits one anyway.
+const PERMISSIONS: &str = "keyvault-sync uses get, list, import and update, and delete and recover for certificates that are \
+                           deleted or soft-deleted";
+/// What is to be done about an operation of the vault's own.
+const PENDING: &str =
+    "the vault has an operation of its own pending on it: complete, cancel or delete that; it is tried again";
 /// Key Vault keeps a certificate as a secret of at most 25 kB
 /// (<https://learn.microsoft.com/azure/key-vault/secrets/about-secrets>), and it keeps it as base64.
 const BUNDLE_MAX_BYTES: usize = 25 * 1024 / 4 * 3;
 /// From here on a refused bundle's size is named: how exactly the limit is counted is not documented.
 const BUNDLE_NEAR_MAX_BYTES: usize = BUNDLE_MAX_BYTES / 10 * 9;
 
-/// What a call wants from the vault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Act {
-    Read,
-    Import {
-        /// Of the PFX, before base64.
-        bundle_bytes: usize,
-    },
-    SetTags,
-}
-
 /// A call, as messages name it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) host: &'a VaultHost,
-    pub(crate) name: &'a CertificateName,
+    /// The certificate; `None` where it is all of them.
+    pub(crate) name: Option<&'a CertificateName>,
     pub(crate) identity: &'a Identity,
     pub(crate) act: Act,
 }
@@ -53,7 +50,8 @@ impl Call<'_> {
             request_id: answer.request_id.clone(),
             ..VaultError::new(
                 Problem::new(reason, message),
-                self.landed(matches!(answer.status, 408 | 500..)),
+                // A success other than the one the SDK knows is no refusal.
+                self.landed(matches!(answer.status, 200..=299 | 408 | 500..)),
             )
         }
     }
@@ -61,6 +59,11 @@ impl Call<'_> {
     /// No answer came. `is_sent`: the request itself was begun, not only what precedes it.
     pub(crate) fn unanswered(&self, error: &NoAnswer, is_sent: bool) -> VaultError {
         let (reason, next) = match error {
+            NoAnswer::ForeignHost(_) if self.act == Act::List => (
+                Reason::VaultUnreachable,
+                "the list goes on there, which no list of Key Vault does, and nothing was sent there; check what the \
+                 vault's name leads to (DNS, proxy)",
+            ),
             NoAnswer::ForeignHost(_) => (Reason::InternalError, "nothing was sent; please report this"),
             NoAnswer::Dns(_) => (
                 Reason::VaultUnreachable,
@@ -127,29 +130,34 @@ impl Call<'_> {
         VaultError::new(Problem::new(Reason::VaultUnreachable, message), Landed::No)
     }
 
+    /// The certificate has no content, neither fingerprint nor certificate: its creation was begun and is not complete.
+    pub(crate) fn incomplete(&self) -> VaultError {
+        let (reason, found) = match self.act {
+            Act::Read => (Reason::OperationPending, PENDING),
+            Act::ReadDeleted => (
+                Reason::SoftDeleted,
+                "one is in the way whose creation was never completed: purge it, or recover and delete it, in the vault",
+            ),
+            Act::List | Act::Import { .. } | Act::SetTags | Act::Adopt | Act::Delete | Act::Recover => {
+                return self.undecodable("it has no thumbprint");
+            }
+        };
+        VaultError::new(Problem::new(reason, format!("{}: {found}", self.subject())), Landed::No)
+    }
+
     /// `importing certificate web-prod into vault contoso.vault.azure.net`
-    fn subject(&self) -> String {
-        let (name, host) = (self.name, self.host);
-        match self.act {
-            Act::Read => format!("reading certificate {name} from vault {host}"),
-            Act::Import { .. } => format!("importing certificate {name} into vault {host}"),
-            Act::SetTags => format!("setting the tags of certificate {name} in vault {host}"),
-        }
+    pub(crate) fn subject(&self) -> String {
+        let what = self.name.map_or_else(|| "the certificates".into(), |name| format!("certificate {name}"));
+        self.act.on(&what, self.host.as_str())
     }
 
     /// A read changes nothing; a write that may have arrived may have been carried out.
     fn landed(&self, may_have_landed: bool) -> Landed {
-        match self.act {
-            Act::Import { .. } | Act::SetTags if may_have_landed => Landed::Unknown,
-            Act::Read | Act::Import { .. } | Act::SetTags => Landed::No,
-        }
+        if may_have_landed && self.act.is_write() { Landed::Unknown } else { Landed::No }
     }
 
     fn again(&self) -> &'static str {
-        match self.act {
-            Act::Read => "it is tried again",
-            Act::Import { .. } | Act::SetTags => "the vault is read before it is tried again",
-        }
+        if self.act.is_write() { "the vault is read before it is tried again" } else { "it is tried again" }
     }
 
     fn judge(&self, answer: &Answer) -> (Reason, String) {
@@ -172,7 +180,14 @@ impl Call<'_> {
 
     fn bad_request(&self) -> (Reason, String) {
         let advice = match self.act {
-            Act::Read => "the vault refuses the request; please report this".into(),
+            Act::Read | Act::ReadDeleted | Act::List | Act::Delete | Act::Recover => {
+                "the vault refuses the request; please report this".into()
+            }
+            Act::Adopt => {
+                "the vault refuses the tags, or a policy that leaves renewal to keyvault-sync; check the tags of the \
+                 resource"
+                    .into()
+            }
             Act::SetTags => "the vault refuses the tags; check the tags of the resource".into(),
             Act::Import { bundle_bytes } if bundle_bytes >= BUNDLE_NEAR_MAX_BYTES => format!(
                 "the vault refuses the certificate; the bundle has {bundle_bytes} bytes and Key Vault takes about \
@@ -209,13 +224,18 @@ impl Call<'_> {
         match answer.inner.as_deref().or(answer.code.as_deref()) {
             Some("ForbiddenByRbac") => (
                 Reason::Forbidden,
-                format!("{who} lacks the role \"{ROLE}\": assign it on the vault (it takes effect within ten minutes)"),
+                format!(
+                    "{who} lacks the data action {}: assign the role \"{ROLE}\" on the vault, or a custom role with that \
+                     action (it takes effect within ten minutes)",
+                    self.act.data_action()
+                ),
             ),
             Some("ForbiddenByPolicy") => (
                 Reason::Forbidden,
                 format!(
-                    "the vault's access policy does not let {who} in: give it the certificate permissions get, list, \
-                     import and update, or with role-based access the role \"{ROLE}\""
+                    "the vault's access policy does not give {who} the certificate permission {}: add it there \
+                     ({PERMISSIONS}), or with role-based access assign the role \"{ROLE}\"",
+                    self.act.permission()
                 ),
             ),
             Some("ForbiddenByFirewall") => (
@@ -233,7 +253,9 @@ impl Call<'_> {
             Some(_) | None => (
                 Reason::Forbidden,
                 format!(
-                    "the vault refuses {who}: check that it has the role \"{ROLE}\" and that no policy or lock forbids it"
+                    "the vault refuses {who}: check that it has the role \"{ROLE}\" or the certificate permission {}, and \
+                     that no policy or lock forbids it",
+                    self.act.permission()
                 ),
             ),
         }
@@ -242,9 +264,13 @@ impl Call<'_> {
     /// A missing certificate is no error of a read; the client has dealt with that.
     fn not_found(&self, answer: &Answer) -> (Reason, String) {
         match (answer.code.as_deref(), self.act) {
-            (Some("CertificateNotFound"), _) => {
-                (Reason::Unavailable, "it vanished since it was read; it is looked at again".into())
+            (Some("CertificateNotFound"), Act::Recover) => {
+                (Reason::Unavailable, "there is no soft-deleted one any more; it is looked at again".into())
             }
+            (
+                Some("CertificateNotFound"),
+                Act::Read | Act::ReadDeleted | Act::Import { .. } | Act::SetTags | Act::Adopt | Act::Delete,
+            ) => (Reason::Unavailable, "it vanished since it was read; it is looked at again".into()),
             (Some(_), _) => (Reason::VaultRejected, "the vault does not know what is asked for".into()),
             (None, _) => (
                 Reason::VaultUnreachable,
@@ -265,18 +291,27 @@ impl Call<'_> {
             (Some("ObjectIsBeingRecovered"), _, _) => {
                 (Reason::Recovering, "the vault is recovering it; it is tried again".into())
             }
-            (_, Some("Forbidden"), _) => (
-                Reason::OperationPending,
-                "the vault has an operation of its own pending on it: complete, cancel or delete that; it is tried again"
-                    .into(),
-            ),
+            (_, Some("Forbidden"), _) => (Reason::OperationPending, PENDING.into()),
             (None, Some("Conflict"), Act::Import { .. }) => (
                 Reason::NameTakenByKeyOrSecret,
                 "a plain key or secret of this name stands in the way: choose another certificateName, or delete and \
                  purge it in the vault"
                     .into(),
             ),
-            (_, _, Act::Import { .. } | Act::SetTags | Act::Read) => (
+            (_, _, Act::List) => {
+                (Reason::Unavailable, "the vault is busy with something else; it is tried again".into())
+            }
+            (
+                _,
+                _,
+                Act::Read
+                | Act::ReadDeleted
+                | Act::Import { .. }
+                | Act::SetTags
+                | Act::Adopt
+                | Act::Delete
+                | Act::Recover,
+            ) => (
                 Reason::Unavailable,
                 "the vault is busy with something else of this name; it is tried again".into(),
             ),
@@ -299,7 +334,8 @@ mod tests {
             client_id: "client-1".into(),
             token_file: "/token".into(),
         };
-        check(&Call { host: &host, name: &name, identity: &identity, act })
+        let name = (act != Act::List).then_some(&name);
+        check(&Call { host: &host, name, identity: &identity, act })
     }
 
     fn answer(status: u16, code: &str, inner: &str) -> Answer {

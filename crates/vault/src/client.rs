@@ -1,28 +1,33 @@
-//! One vault as one identity sees it: read a certificate's facts, import a version, set a version's tags. One attempt each,
-//! within a time limit; every failure classified. Whether and when to call is left to the operator and core.
+//! One vault as one identity sees it: what it says of its certificates, and the acts on them. One attempt each, within a
+//! time limit; every failure classified. Whether and when to call is left to the operator and core.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use azure_core::error::ErrorKind;
+use azure_core::http::pager::PagerOptions;
 use azure_core::http::{
-    ClientMethodOptions, ClientOptions, Context, RequestContent, Response, RetryOptions, UserAgentOptions,
+    ClientMethodOptions, ClientOptions, Context, RequestContent, RetryOptions, UserAgentOptions,
 };
 use azure_security_keyvault_certificates::models::{
-    Certificate, CertificateClientGetCertificateOptions, CertificateClientImportCertificateOptions,
+    CertificateClientDeleteCertificateOptions, CertificateClientGetCertificateOptions,
+    CertificateClientGetDeletedCertificateOptions, CertificateClientImportCertificateOptions,
+    CertificateClientListCertificatePropertiesOptions, CertificateClientRecoverDeletedCertificateOptions,
     CertificateClientUpdateCertificatePropertiesOptions, ImportCertificateParameters,
     UpdateCertificatePropertiesParameters,
 };
 use azure_security_keyvault_certificates::{CertificateClient, CertificateClientOptions};
-use keyvault_sync_core::facts::CertificateFacts;
+use futures::TryStreamExt as _;
+use keyvault_sync_core::facts::{CertificateFacts, DeletedFacts, ListedFacts};
 use keyvault_sync_core::names::{CertificateName, VaultHost};
 use keyvault_sync_core::ownership::Tags;
 use keyvault_sync_core::push::WRITE_TIME_LIMIT_SECS;
 use keyvault_sync_core::reason::{Problem, Reason};
 
+use crate::act::Act;
 use crate::answer::Answer;
-use crate::classify::{Act, Call};
+use crate::classify::Call;
 use crate::credential::{ClientCredential, Identity, VaultCredential};
 use crate::decode;
 use crate::error::{Landed, VaultError};
@@ -39,6 +44,9 @@ const WRITE_TIME_LIMIT: Duration = Duration::from_secs(WRITE_TIME_LIMIT_SECS.uns
 /// Names us in the vault's own logs (at most 24 characters).
 const APPLICATION_ID: &str = "keyvault-sync";
 
+/// The answer to a refusal of a name that is not there; of a version that is not there, too.
+const CERTIFICATE_NOT_FOUND: &str = "CertificateNotFound";
+
 /// One vault, opened by one identity. Shared in an `Arc`; make one for each (vault, identity) and keep it: the first
 /// request of each is answered with a challenge.
 pub struct VaultClient {
@@ -46,6 +54,21 @@ pub struct VaultClient {
     identity: Identity,
     credential: Arc<VaultCredential>,
     certificates: CertificateClient,
+}
+
+/// What came of listing a vault's certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// Every certificate there is, those whose creation is pending included. Soft-deleted ones are not.
+    Whole {
+        /// A row each, in the vault's order.
+        certificates: Vec<ListedFacts>,
+        /// How many pages that took: the number of requests it will take the next time.
+        pages: usize,
+    },
+    /// There are more pages than may be asked for. The rows of those that were are dropped: what is missing among them may
+    /// well be there.
+    TooLong,
 }
 
 impl VaultClient {
@@ -119,15 +142,57 @@ impl VaultClient {
             method_options: method_options(&progress),
         };
         let sent = self.certificates.get_certificate(name.as_str(), Some(options));
-        match self.carry_out(&call, READ_TIME_LIMIT, &progress, sent).await {
-            Ok(facts) => Ok(Some(facts)),
-            Err(error)
-                if error.status == Some(404) && error.code.as_deref() == Some("CertificateNotFound") =>
-            {
-                Ok(None)
+        let response = none_if_absent(self.carry_out(&call, READ_TIME_LIMIT, &progress, sent).await)?;
+        response.map(|response| decode::version(&call, response)).transpose()
+    }
+
+    /// The certificate, if it is soft-deleted; `None` if it is not, or not yet: a deletion takes the vault its time.
+    ///
+    /// # Errors
+    /// See [`VaultError`].
+    pub async fn deleted(&self, name: &CertificateName) -> Result<Option<DeletedFacts>, VaultError> {
+        let call = self.call(name, Act::ReadDeleted);
+        let progress = Progress::default();
+        let options =
+            CertificateClientGetDeletedCertificateOptions { method_options: method_options(&progress) };
+        let sent = self.certificates.get_deleted_certificate(name.as_str(), Some(options));
+        let response = none_if_absent(self.carry_out(&call, READ_TIME_LIMIT, &progress, sent).await)?;
+        response.map(|response| decode::deleted(&call, response)).transpose()
+    }
+
+    /// All certificates, by their newest versions, in at most `pages_max` requests (Key Vault puts 25 on a page).
+    ///
+    /// # Errors
+    /// See [`VaultError`]; `Forbidden` where the identity may not list: it may still read one by one.
+    pub async fn list(&self, pages_max: usize) -> Result<Listing, VaultError> {
+        let call = Call { host: &self.host, name: None, identity: &self.identity, act: Act::List };
+        let progress = Progress::default();
+        let options = CertificateClientListCertificatePropertiesOptions {
+            // A name whose creation is pending is taken.
+            include_pending: Some(true),
+            method_options: PagerOptions {
+                context: Context::new().with_value(progress.clone()),
+                ..PagerOptions::default()
+            },
+            ..CertificateClientListCertificatePropertiesOptions::default()
+        };
+        let pager =
+            self.certificates.list_certificate_properties(Some(options)).map_err(|_| unsendable(&call))?;
+        let mut answers = pager.into_pages();
+        let mut certificates = Vec::new();
+        for pages in 1..=pages_max {
+            // The transport lets none of them go to another host, whatever the page before says.
+            let next = self.carry_out(&call, READ_TIME_LIMIT, &progress, answers.try_next());
+            let Some(answer) = next.await? else {
+                return Ok(Listing::Whole { certificates, pages: pages - 1 });
+            };
+            let page = decode::page(&call, answer)?;
+            certificates.extend(page.certificates);
+            if page.is_last {
+                return Ok(Listing::Whole { certificates, pages });
             }
-            Err(error) => Err(error),
         }
+        Ok(Listing::TooLong)
     }
 
     /// Imports a new version, under a policy that leaves renewal to us.
@@ -145,7 +210,7 @@ impl VaultClient {
         let progress = Progress::default();
         let options = CertificateClientImportCertificateOptions { method_options: method_options(&progress) };
         let sent = self.certificates.import_certificate(name.as_str(), content, Some(options));
-        self.carry_out(&call, WRITE_TIME_LIMIT, &progress, sent).await
+        decode::version(&call, self.carry_out(&call, WRITE_TIME_LIMIT, &progress, sent).await?)
     }
 
     /// Sets all tags of a version; nothing else of it changes (a disabled one stays disabled).
@@ -158,12 +223,32 @@ impl VaultClient {
         version: &str,
         tags: &Tags,
     ) -> Result<CertificateFacts, VaultError> {
-        let call = self.call(name, Act::SetTags);
+        self.update(name, version, Act::SetTags, parameters::tags(tags)).await
+    }
+
+    /// Sets all tags of a version, and makes Key Vault leave the certificate's renewal to us; nothing else of it or of its
+    /// policy changes.
+    ///
+    /// # Errors
+    /// See [`VaultError`]; with [`Landed::Unknown`] it may be adopted.
+    pub async fn adopt(
+        &self,
+        name: &CertificateName,
+        version: &str,
+        tags: &Tags,
+    ) -> Result<CertificateFacts, VaultError> {
+        self.update(name, version, Act::Adopt, parameters::adoption(tags)).await
+    }
+
+    async fn update(
+        &self,
+        name: &CertificateName,
+        version: &str,
+        act: Act,
+        parameters: UpdateCertificatePropertiesParameters,
+    ) -> Result<CertificateFacts, VaultError> {
+        let call = self.call(name, act);
         let version = checked_version(&call, version)?;
-        let parameters = UpdateCertificatePropertiesParameters {
-            tags: Some(tags.clone().into_iter().collect()),
-            ..UpdateCertificatePropertiesParameters::default()
-        };
         let content: RequestContent<UpdateCertificatePropertiesParameters> =
             parameters.try_into().map_err(|_| unsendable(&call))?;
         let progress = Progress::default();
@@ -172,32 +257,57 @@ impl VaultClient {
             method_options: method_options(&progress),
         };
         let sent = self.certificates.update_certificate_properties(name.as_str(), content, Some(options));
-        self.carry_out(&call, WRITE_TIME_LIMIT, &progress, sent).await
+        decode::version(&call, self.carry_out(&call, WRITE_TIME_LIMIT, &progress, sent).await?)
+    }
+
+    /// Has the vault delete a certificate with all its versions. Returns when the vault has accepted that; it may take the
+    /// vault a while, and then the certificate is soft-deleted.
+    ///
+    /// # Errors
+    /// See [`VaultError`]; with [`Landed::Unknown`] the deletion may be under way.
+    pub async fn delete(&self, name: &CertificateName) -> Result<(), VaultError> {
+        let call = self.call(name, Act::Delete);
+        let progress = Progress::default();
+        let options = CertificateClientDeleteCertificateOptions { method_options: method_options(&progress) };
+        let sent = self.certificates.delete_certificate(name.as_str(), Some(options));
+        // Accepted is accepted, whatever the answer says of the certificate.
+        self.carry_out(&call, WRITE_TIME_LIMIT, &progress, sent).await.map(drop)
+    }
+
+    /// Has the vault recover a soft-deleted certificate with all its versions. Returns when the vault has accepted that; it
+    /// may take the vault a while until the certificate can be read.
+    ///
+    /// # Errors
+    /// See [`VaultError`]; with [`Landed::Unknown`] the recovery may be under way.
+    pub async fn recover(&self, name: &CertificateName) -> Result<(), VaultError> {
+        let call = self.call(name, Act::Recover);
+        let progress = Progress::default();
+        let options =
+            CertificateClientRecoverDeletedCertificateOptions { method_options: method_options(&progress) };
+        let sent = self.certificates.recover_deleted_certificate(name.as_str(), Some(options));
+        self.carry_out(&call, WRITE_TIME_LIMIT, &progress, sent).await.map(drop)
     }
 
     fn call<'a>(&'a self, name: &'a CertificateName, act: Act) -> Call<'a> {
-        Call { host: &self.host, name, identity: &self.identity, act }
+        Call { host: &self.host, name: Some(name), identity: &self.identity, act }
     }
 
-    /// Waits for the SDK's call and makes facts or an error of what comes.
-    async fn carry_out(
+    /// Waits for the SDK's call, and makes an error of what is no success.
+    async fn carry_out<T>(
         &self,
         call: &Call<'_>,
         limit: Duration,
         progress: &Progress,
-        sent: impl Future<Output = azure_core::Result<Response<Certificate>>>,
-    ) -> Result<CertificateFacts, VaultError> {
-        let response = match tokio::time::timeout(limit, sent).await {
-            Err(_elapsed) => return Err(call.timed_out(limit, progress.is_sent())),
-            Ok(Err(error)) => return Err(self.failed(call, &error, progress.is_sent())),
-            Ok(Ok(response)) => response,
-        };
-        let certificate =
-            response.into_model().map_err(|_| call.undecodable("the answer is not a certificate's JSON"))?;
-        decode::version(call, &certificate).map_err(|what| call.undecodable(what))
+        sent: impl Future<Output = azure_core::Result<T>>,
+    ) -> Result<T, VaultError> {
+        match tokio::time::timeout(limit, sent).await {
+            Err(_elapsed) => Err(call.timed_out(limit, progress.is_sent())),
+            Ok(Err(error)) => Err(self.failed(call, &error, progress)),
+            Ok(Ok(response)) => Ok(response),
+        }
     }
 
-    fn failed(&self, call: &Call<'_>, error: &azure_core::Error, is_sent: bool) -> VaultError {
+    fn failed(&self, call: &Call<'_>, error: &azure_core::Error, progress: &Progress) -> VaultError {
         if let Some(failure) = network::find::<TokenFailure>(error) {
             let claims = self.credential.claims();
             let parties = TokenParties {
@@ -209,7 +319,7 @@ impl VaultClient {
             return call.without_token(failure, parties);
         }
         if let Some(no_answer) = network::find::<NoAnswer>(error) {
-            return call.unanswered(no_answer, is_sent);
+            return call.unanswered(no_answer, progress.is_sent());
         }
         match error.kind() {
             ErrorKind::HttpResponse { status, raw_response: Some(raw), .. } => {
@@ -218,6 +328,8 @@ impl VaultClient {
             ErrorKind::HttpResponse { status, raw_response: None, .. } => {
                 call.refused(&Answer { status: u16::from(*status), ..Answer::default() })
             }
+            // The SDK reads a page itself, for the link to the next one.
+            _ if progress.is_answered() => decode::not_a_page(call),
             // All that is left is the SDK's refusal of a challenge.
             _ => call.not_a_vault(),
         }
@@ -228,9 +340,19 @@ fn method_options(progress: &Progress) -> ClientMethodOptions<'static> {
     ClientMethodOptions { context: Context::new().with_value(progress.clone()) }
 }
 
+/// That a certificate is not there is a fact and no failure of a read.
+fn none_if_absent<T>(outcome: Result<T, VaultError>) -> Result<Option<T>, VaultError> {
+    match outcome {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.status == Some(404) && error.code.as_deref() == Some(CERTIFICATE_NOT_FOUND) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn unsendable(call: &Call<'_>) -> VaultError {
-    let message =
-        format!("the request for certificate {} cannot be written as JSON; please report this", call.name);
+    let message = format!("{}: the request cannot be written; please report this", call.subject());
     VaultError::internal(message, Landed::No)
 }
 
@@ -244,6 +366,6 @@ fn checked_version(call: &Call<'_>, version: &str) -> Result<String, VaultError>
     {
         return Ok(version.to_owned());
     }
-    let message = format!("the version recorded for certificate {} is none; please report this", call.name);
+    let message = format!("{}: the version recorded for it is none; please report this", call.subject());
     Err(VaultError::internal(message, Landed::No))
 }

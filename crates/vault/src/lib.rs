@@ -1,6 +1,7 @@
 //! Azure Key Vault in domain words: reads and writes of certificates, tokens, and every failure told as a `VaultError`.
 //! It reports facts and performs acts; what follows from them is left to `keyvault-sync-core` and the operator.
 
+mod act;
 mod answer;
 mod challenge;
 mod classify;
@@ -14,7 +15,7 @@ mod parameters;
 mod token_failure;
 mod transport;
 
-pub use client::VaultClient;
+pub use client::{Listing, VaultClient};
 pub use credential::Identity;
 pub use error::{Landed, VaultError};
 pub use parameters::Import;

@@ -1,9 +1,9 @@
-//! What is sent with a write: a new version and the policy it comes with, in the SDK's words.
+//! What is sent with a write: a new version with its policy, tags, what adoption changes, in the SDK's words.
 //! Sending it is left to `client`.
 
 use azure_security_keyvault_certificates::models::{
     CertificateAttributes, CertificatePolicy, CurveName, ImportCertificateParameters, IssuerParameters,
-    KeyProperties, KeyType as AzureKeyType, SecretProperties,
+    KeyProperties, KeyType as AzureKeyType, SecretProperties, UpdateCertificatePropertiesParameters,
 };
 use keyvault_sync_core::key::{Curve, KeyType};
 use keyvault_sync_core::ownership::Tags;
@@ -43,18 +43,40 @@ pub(crate) fn import(import: &Import<'_>) -> ImportCertificateParameters {
     }
 }
 
-/// A policy with which Key Vault never makes a version of its own: no issuer to ask, no action over the lifetime. Left out,
-/// the actions would be Key Vault's default ones.
+/// All tags of a version, and nothing else.
+pub(crate) fn tags(tags: &Tags) -> UpdateCertificatePropertiesParameters {
+    UpdateCertificatePropertiesParameters {
+        tags: Some(tags.clone().into_iter().collect()),
+        ..UpdateCertificatePropertiesParameters::default()
+    }
+}
+
+/// All tags of a version, and of the policy only what keeps Key Vault from renewing over what is ours from now on. Members
+/// that are left out stay as they are.
+pub(crate) fn adoption(tags: &Tags) -> UpdateCertificatePropertiesParameters {
+    UpdateCertificatePropertiesParameters { certificate_policy: Some(without_renewal()), ..self::tags(tags) }
+}
+
+/// No issuer to ask and no action over the lifetime: Key Vault never makes a version of its own. Left out, the actions
+/// would be Key Vault's default ones.
+fn without_renewal() -> CertificatePolicy {
+    CertificatePolicy {
+        issuer_parameters: Some(IssuerParameters {
+            name: Some(ISSUER_UNKNOWN.into()),
+            ..IssuerParameters::default()
+        }),
+        lifetime_actions: Some(Vec::new()),
+        ..CertificatePolicy::default()
+    }
+}
+
+/// The whole policy of an imported version.
 fn policy(key_type: KeyType, exportable: bool) -> CertificatePolicy {
     let (kty, key_size, curve) = match key_type {
         KeyType::Rsa { bits } => (AzureKeyType::Rsa, Some(i32::from(bits)), None),
         KeyType::Ec(curve) => (AzureKeyType::Ec, None, Some(curve_name(curve))),
     };
     CertificatePolicy {
-        issuer_parameters: Some(IssuerParameters {
-            name: Some(ISSUER_UNKNOWN.into()),
-            ..IssuerParameters::default()
-        }),
         key_properties: Some(KeyProperties {
             exportable: Some(exportable),
             key_type: Some(kty),
@@ -62,9 +84,8 @@ fn policy(key_type: KeyType, exportable: bool) -> CertificatePolicy {
             curve,
             reuse_key: Some(false),
         }),
-        lifetime_actions: Some(Vec::new()),
         secret_properties: Some(SecretProperties { content_type: Some(CONTENT_TYPE_PFX.into()) }),
-        ..CertificatePolicy::default()
+        ..without_renewal()
     }
 }
 
