@@ -1,16 +1,19 @@
-//! The certificates of the data plane: import, get, versions, list, update, policy, delete and recover, as JSON in and out.
-//! Leaves HTTP, tokens and permissions to server.rs and auth.rs, and the reading of bundles to bundle.rs.
+//! The certificates of the data plane: import, get, versions, list, update, delete and recover, as JSON in and out.
+//! Leaves HTTP, tokens and permissions to service.rs and auth.rs, the reading of bundles to bundle.rs, policies to policy.rs.
 
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, KeyKind};
+use crate::bundle::Bundle;
 use crate::error::VaultError;
+use crate::page::page;
+use crate::policy::{merge, policy};
 use crate::random;
+use crate::shown::{PEM, PKCS12, RECOVERABLE_DAYS, bundle_json, item_json, policy_json, unwritable};
 use crate::vault::{Certificate, State, Vault, Version, now};
 
 /// Tags of one object, at most (Key Vault documentation, "About keys, secrets and certificates").
@@ -19,14 +22,8 @@ const MAX_TAGS: usize = 15;
 const MAX_TAG_LENGTH: usize = 256;
 /// Characters of a certificate's name, at most.
 const MAX_NAME_LENGTH: usize = 127;
-/// Objects on a page of a list, at most, and unless fewer are asked for.
-const PAGE: usize = 25;
 /// Bytes of a secret's value; a certificate's bundle is kept as one.
 const MAX_SECRET_BYTES: usize = 25 * 1024;
-/// Days a deleted certificate can be recovered, as a vault has it by default.
-const RECOVERABLE_DAYS: i64 = 90;
-const PKCS12: &str = "application/x-pkcs12";
-const PEM: &str = "application/x-pem-file";
 
 /// Body of `POST /certificates/{name}/import`.
 #[derive(Deserialize)]
@@ -333,176 +330,4 @@ fn check_size(version: &Version) -> Result<(), VaultError> {
         "The certificate with its chain takes {size} bytes as a secret, more than {MAX_SECRET_BYTES}"
     );
     Err(VaultError::bad_parameter(message))
-}
-
-fn unwritable() -> VaultError {
-    VaultError::injected(500, "InternalError", None, "The bundle cannot be written as PKCS#12")
-}
-
-impl Version {
-    /// The value of the secret behind this version: PKCS#12 in base64 under an empty password, or PEM.
-    pub(crate) fn secret_value(&self) -> Result<String, VaultError> {
-        if self.pem {
-            return Ok(self.pem_value());
-        }
-        Ok(STANDARD.encode(self.bundle.to_pkcs12(self.exportable).map_err(|_| unwritable())?))
-    }
-
-    fn pem_value(&self) -> String {
-        let block = |label: &str, der: &[u8]| {
-            let text = STANDARD.encode(der);
-            let lines: Vec<&str> =
-                (0..text.len()).step_by(64).map(|start| &text[start..text.len().min(start + 64)]).collect();
-            format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
-        };
-        let key = self.exportable.then(|| block("PRIVATE KEY", &self.bundle.key));
-        let chain = self.bundle.chain.iter().map(|der| block("CERTIFICATE", der));
-        key.into_iter().chain(chain).collect()
-    }
-
-    /// The content type of the secret behind this version.
-    pub(crate) fn content_type(&self) -> &'static str {
-        if self.pem { PEM } else { PKCS12 }
-    }
-
-    /// `attributes` of certificate and secret.
-    pub(crate) fn attributes_json(&self) -> Value {
-        json!({
-            "enabled": self.enabled,
-            "nbf": self.bundle.not_before,
-            "exp": self.bundle.not_after,
-            "created": self.created,
-            "updated": self.updated,
-            "recoveryLevel": "Recoverable+Purgeable",
-            "recoverableDays": RECOVERABLE_DAYS,
-        })
-    }
-}
-
-/// The policy in force after an import: what was sent, checked against the key, and what the service fills in.
-fn policy(sent: &Value, bundle: &Bundle, content_type: &str) -> Result<Value, VaultError> {
-    let key = &sent["key_props"];
-    if key["kty"].is_null() && bundle.mixed {
-        let message =
-            "The chain mixes RSA and EC keys: the policy must say which type the certificate's key has";
-        return Err(VaultError::bad_parameter(message));
-    }
-    let mut wanted = match bundle.kind {
-        KeyKind::Rsa { bits } => json!({ "kty": "RSA", "key_size": bits }),
-        KeyKind::Ec { curve, bits } => json!({ "kty": "EC", "key_size": bits, "crv": curve }),
-    };
-    for property in ["kty", "key_size", "crv"] {
-        let (sent, real) = (&key[property], &wanted[property]);
-        if !sent.is_null() && sent != real {
-            let message = format!(
-                "The policy says key_props.{property} {sent}, which does not match the key in the certificate ({real})"
-            );
-            return Err(VaultError::bad_parameter(message));
-        }
-    }
-    wanted["exportable"] = json!(key["exportable"].as_bool().unwrap_or(true));
-    wanted["reuse_key"] = json!(key["reuse_key"].as_bool().unwrap_or(false));
-    let mut policy = match sent {
-        Value::Object(members) => Value::Object(members.clone()),
-        _ => Value::Object(Map::new()),
-    };
-    policy["key_props"] = wanted;
-    policy["secret_props"] = json!({ "contentType": content_type });
-    if policy["issuer"]["name"].is_null() {
-        policy["issuer"] = json!({ "name": "Unknown" });
-    }
-    if policy["lifetime_actions"].is_null() {
-        policy["lifetime_actions"] = json!([]);
-    }
-    if policy["x509_props"].is_null() {
-        policy["x509_props"] = json!({ "subject": bundle.subject });
-    }
-    policy["attributes"] = json!({ "enabled": true, "created": now(), "updated": now() });
-    Ok(policy)
-}
-
-/// Members given replace those there are; objects are merged.
-fn merge(old: &mut Value, new: Value) {
-    match (old, new) {
-        (Value::Object(old), Value::Object(new)) => {
-            for (name, value) in new {
-                merge(old.entry(name).or_insert(Value::Null), value);
-            }
-        }
-        (_, Value::Null) => {}
-        (old, new) => *old = new,
-    }
-}
-
-fn bundle_json(certificate: &Certificate, version: &Version, at: &Address<'_>) -> Value {
-    let id = |kind: &str| format!("{}/{kind}/{}/{}", at.base, certificate.name, version.id);
-    json!({
-        "id": id("certificates"),
-        "kid": id("keys"),
-        "sid": id("secrets"),
-        "x5t": version.bundle.x5t(),
-        "cer": STANDARD.encode(version.bundle.leaf_der()),
-        "contentType": version.content_type(),
-        "attributes": version.attributes_json(),
-        "tags": version.tags,
-        "policy": policy_json(certificate, at),
-        "preserveCertOrder": version.keeps_order,
-    })
-}
-
-fn policy_json(certificate: &Certificate, at: &Address<'_>) -> Value {
-    let mut policy = certificate.policy.clone();
-    policy["id"] = json!(format!("{}/certificates/{}/policy", at.base, certificate.name));
-    policy
-}
-
-fn item_json(version: &Version, id: String) -> Value {
-    json!({
-        "id": id,
-        "x5t": version.bundle.x5t(),
-        "attributes": version.attributes_json(),
-        "tags": version.tags,
-        "subject": version.bundle.subject,
-    })
-}
-
-/// One page of `items`, which come in the order of their keys; the token names the last key of the page before.
-fn page(
-    items: impl Iterator<Item = (String, Value)>,
-    path: &str,
-    at: &Address<'_>,
-) -> Result<Value, VaultError> {
-    let size = match at.query.get("maxresults") {
-        None => PAGE,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|size| (1..=PAGE).contains(size))
-            .ok_or_else(|| VaultError::bad_parameter(format!("maxresults must be 1 to {PAGE}")))?,
-    };
-    let after = match at.query.get("$skiptoken") {
-        None => None,
-        Some(token) => Some(
-            URL_SAFE_NO_PAD
-                .decode(token)
-                .ok()
-                .and_then(|bytes| String::from_utf8(bytes).ok())
-                .ok_or_else(|| VaultError::bad_parameter("$skiptoken is none of this vault's"))?,
-        ),
-    };
-    let mut rest = items.filter(|(key, _)| after.as_ref().is_none_or(|after| key > after)).peekable();
-    let mut value = Vec::new();
-    let mut last = String::new();
-    while value.len() < size
-        && let Some((key, item)) = rest.next()
-    {
-        last = key;
-        value.push(item);
-    }
-    let next = rest.peek().map(|_| {
-        let version = at.query.get("api-version").map(String::as_str).unwrap_or_default();
-        let token = URL_SAFE_NO_PAD.encode(&last);
-        format!("{}/{path}?api-version={version}&$skiptoken={token}&maxresults={size}", at.base)
-    });
-    Ok(json!({ "value": value, "nextLink": next }))
 }

@@ -16,11 +16,14 @@ mod fault;
 mod hands;
 mod journal;
 mod jwt;
+mod page;
+mod policy;
 mod random;
 mod route;
 mod secrets;
 mod server;
 mod service;
+mod shown;
 mod tls;
 mod vault;
 
