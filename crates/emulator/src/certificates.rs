@@ -1,20 +1,21 @@
-//! The certificates of the data plane: import, get, versions, list, update, delete and recover, as JSON in and out.
-//! Leaves HTTP, tokens and permissions to service.rs and auth.rs, the reading of bundles to bundle.rs, policies to policy.rs.
+//! The certificates of the data plane: import, get, versions, list and update, as JSON in and out.
+//! Leaves HTTP and permissions to service.rs and auth.rs, soft delete to deleted.rs, policies to policy.rs.
 
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::bundle::Bundle;
 use crate::error::VaultError;
+use crate::hands::Put;
+use crate::life::Stage;
 use crate::page::page;
-use crate::policy::{merge, policy};
-use crate::random;
-use crate::shown::{PEM, PKCS12, RECOVERABLE_DAYS, bundle_json, item_json, policy_json, unwritable};
-use crate::vault::{Certificate, State, Vault, Version, now};
+use crate::shown::{PEM, PKCS12, certificate_json, row_json, unwritable, version_row_json};
+use crate::vault::{Certificate, Vault, Version, now};
+use crate::{policy, random};
 
 /// Tags of one object, at most (Key Vault documentation, "About keys, secrets and certificates").
 const MAX_TAGS: usize = 15;
@@ -65,6 +66,13 @@ pub(crate) struct Address<'a> {
     pub(crate) query: &'a BTreeMap<String, String>,
 }
 
+impl Address<'_> {
+    /// Whether a list is to name certificates that have no version yet; the service leaves them out unless asked.
+    pub(crate) fn includes_pending(&self) -> bool {
+        self.query.get("includePending").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
+}
+
 /// Refuses names that Key Vault cannot hold.
 pub(crate) fn check_name(name: &str) -> Result<(), VaultError> {
     let fits = (1..=MAX_NAME_LENGTH).contains(&name.len())
@@ -105,15 +113,14 @@ pub(crate) fn prepare_import(name: &str, body: ImportBody) -> Result<Version, Va
     Ok(version)
 }
 
-/// A version as an import without a policy makes it.
-pub(crate) fn version(
-    name: &str,
-    bundle: Bundle,
-    tags: BTreeMap<String, String>,
-) -> Result<Version, VaultError> {
+/// A version as somebody's import makes it.
+pub(crate) fn version(name: &str, bundle: Bundle, put: Put) -> Result<Version, VaultError> {
     check_name(name)?;
-    check_tags(&tags)?;
-    new_version(bundle, &Value::Null, PKCS12, tags)
+    check_tags(&put.tags)?;
+    let sent = policy::by_hand(put.policy, put.exportable, bundle.kind)?;
+    let mut version = new_version(bundle, &sent, PKCS12, put.tags)?;
+    version.keeps_order = put.keep_order;
+    Ok(version)
 }
 
 fn new_version(
@@ -126,7 +133,7 @@ fn new_version(
         let message = format!("The certificate {} has expired: it cannot be imported", bundle.subject);
         return Err(VaultError::bad_parameter(message));
     }
-    let policy = policy(sent, &bundle, content_type)?;
+    let policy = policy::of_import(sent, &bundle, content_type)?;
     let now = now();
     let version = Version {
         id: random::hex32(),
@@ -157,27 +164,36 @@ pub(crate) fn import(
         );
         return Err(VaultError::conflict(None, message));
     }
-    match vault.certificate(name).map(|certificate| certificate.state) {
-        Some(State::PendingOperation) => return Err(VaultError::pending_operation(name)),
-        Some(state) => refuse_unless_live(name, state)?,
-        None => {}
+    if let Some(certificate) = vault.certificate(name) {
+        let stage = certificate.life.stage();
+        refuse_on_its_way(stage)?;
+        if let Stage::Deleted(_) = stage {
+            return Err(deleted_but_recoverable(name));
+        }
+        if certificate.pending.is_some() {
+            return Err(VaultError::pending_operation(name));
+        }
     }
     vault.add_version(name, version);
     get(vault, name, None, at)
 }
 
-fn refuse_unless_live(name: &str, state: State) -> Result<(), VaultError> {
-    let (inner, what) = match state {
-        State::Normal | State::PendingOperation => return Ok(()),
-        State::SoftDeleted => (
-            "ObjectIsDeletedButRecoverable",
-            "is currently in a deleted but recoverable state, and its name cannot be reused; in this state, the \
-             certificate can only be recovered or purged.",
-        ),
-        State::BeingDeleted => ("ObjectIsBeingDeleted", "is currently being deleted; retry later."),
-        State::BeingRecovered => ("ObjectIsBeingRecovered", "is currently being recovered; retry later."),
+/// A conflict if a certificate is on its way into or out of soft delete. The service names no name here.
+pub(crate) fn refuse_on_its_way(stage: Stage) -> Result<(), VaultError> {
+    let (inner, what) = match stage {
+        Stage::There | Stage::Deleted(_) => return Ok(()),
+        Stage::BeingDeleted => ("ObjectIsBeingDeleted", "deleted"),
+        Stage::BeingRecovered => ("ObjectIsBeingRecovered", "recovered"),
     };
-    Err(VaultError::conflict(Some(inner), format!("Certificate {name} {what}")))
+    Err(VaultError::conflict(Some(inner), format!("Certificate is currently being {what}.")))
+}
+
+fn deleted_but_recoverable(name: &str) -> VaultError {
+    let message = format!(
+        "Certificate {name} is currently in a deleted but recoverable state, and its name cannot be reused; in this \
+         state, the certificate can only be recovered or purged."
+    );
+    VaultError::conflict(Some("ObjectIsDeletedButRecoverable"), message)
 }
 
 /// One version, the newest unless named.
@@ -189,36 +205,32 @@ pub(crate) fn get(
 ) -> Result<Value, VaultError> {
     check_name(name)?;
     let id = version.map_or_else(|| name.to_owned(), |version| format!("{name}/{version}"));
-    let certificate = live(vault, name, &id)?;
-    let found = certificate.version(version).ok_or_else(|| VaultError::certificate_not_found(&id))?;
-    Ok(bundle_json(certificate, found, at))
+    let certificate = there(vault, name, &id)?;
+    certificate_json(certificate, version, vault.recovery_level(), at)
+        .ok_or_else(|| VaultError::certificate_not_found(&id))
 }
 
 /// The certificates of the vault, a page at a time, each by its newest version.
 pub(crate) fn list(vault: &Vault, at: &Address<'_>) -> Result<Value, VaultError> {
-    let items = vault
-        .certificates
-        .iter()
-        .filter(|(_, certificate)| certificate.state.is_live())
-        .filter_map(|(key, certificate)| Some((key.as_str(), certificate, certificate.version(None)?)))
-        .map(|(key, certificate, version)| {
-            (key.to_owned(), item_json(version, format!("{}/certificates/{}", at.base, certificate.name)))
-        });
+    let items = vault.certificates.iter().filter(|(_, certificate)| certificate.is_there()).filter_map(
+        |(key, certificate)| Some((key.clone(), row_json(certificate, vault.recovery_level(), at)?)),
+    );
     page(items, "certificates", at)
 }
 
 /// The versions of a certificate, a page at a time.
 pub(crate) fn versions(vault: &Vault, name: &str, at: &Address<'_>) -> Result<Value, VaultError> {
     check_name(name)?;
-    let certificate = live(vault, name, name)?;
+    let certificate = there(vault, name, name)?;
     let items = certificate.versions.iter().enumerate().map(|(place, version)| {
         let id = format!("{}/certificates/{}/{}", at.base, certificate.name, version.id);
-        (format!("{place:08}"), item_json(version, id))
+        (format!("{place:08}"), version_row_json(version, id, vault.recovery_level()))
     });
     page(items, &format!("certificates/{}/versions", certificate.name), at)
 }
 
-/// Changes attributes and tags of a version; tags that are given replace all there were.
+/// Changes attributes and tags of a version; tags that are given replace all there were. A policy that is given changes
+/// the certificate's, whichever version is named.
 pub(crate) fn update(
     vault: &mut Vault,
     name: &str,
@@ -230,8 +242,11 @@ pub(crate) fn update(
     if let Some(tags) = &body.tags {
         check_tags(tags)?;
     }
+    if let Some(sent) = &body.policy {
+        policy::check(sent)?;
+    }
     let id = version.map_or_else(|| name.to_owned(), |version| format!("{name}/{version}"));
-    let certificate = live_mut(vault, name, &id)?;
+    let certificate = changeable(vault, name, &id)?;
     let found = certificate.version_mut(version).ok_or_else(|| VaultError::certificate_not_found(&id))?;
     if let Some(enabled) = body.attributes.unwrap_or_default().enabled {
         found.enabled = enabled;
@@ -241,65 +256,30 @@ pub(crate) fn update(
     }
     found.updated = now();
     if let Some(sent) = body.policy {
-        merge(&mut certificate.policy, sent);
+        policy::change(&mut certificate.policy, sent);
     }
     get(vault, name, version, at)
 }
 
-/// The policy now in force.
-pub(crate) fn get_policy(vault: &Vault, name: &str, at: &Address<'_>) -> Result<Value, VaultError> {
-    check_name(name)?;
-    Ok(policy_json(live(vault, name, name)?, at))
-}
-
-/// Soft-deletes a certificate with all its versions; done at once, where the service takes its time.
-pub(crate) fn delete(vault: &mut Vault, name: &str, at: &Address<'_>) -> Result<Value, VaultError> {
-    check_name(name)?;
-    let certificate = live_mut(vault, name, name)?;
-    certificate.state = State::SoftDeleted;
-    certificate.deleted = Some(now());
-    get_deleted(vault, name, at)
-}
-
-/// A soft-deleted certificate, by its newest version.
-pub(crate) fn get_deleted(vault: &Vault, name: &str, at: &Address<'_>) -> Result<Value, VaultError> {
-    check_name(name)?;
-    let certificate = vault
-        .certificate(name)
-        .filter(|certificate| certificate.state == State::SoftDeleted)
-        .ok_or_else(|| VaultError::certificate_not_found(name))?;
-    let newest = certificate.version(None).ok_or_else(|| VaultError::certificate_not_found(name))?;
-    let mut json = bundle_json(certificate, newest, at);
-    let deleted = certificate.deleted.unwrap_or_default();
-    json["recoveryId"] = json!(format!("{}/deletedcertificates/{}", at.base, certificate.name));
-    json["deletedDate"] = json!(deleted);
-    json["scheduledPurgeDate"] = json!(deleted + RECOVERABLE_DAYS * 24 * 60 * 60);
-    Ok(json)
-}
-
-/// Recovers a soft-deleted certificate; done at once, where the service takes its time.
-pub(crate) fn recover(vault: &mut Vault, name: &str, at: &Address<'_>) -> Result<Value, VaultError> {
-    get_deleted(vault, name, at)?;
-    if let Some(certificate) = vault.certificate_mut(name) {
-        certificate.state = State::Normal;
-        certificate.deleted = None;
-    }
-    get(vault, name, None, at)
-}
-
 /// A certificate that answers reads; a deletion or recovery under way looks like absence, as soft delete does.
-pub(crate) fn live<'v>(vault: &'v Vault, name: &str, id: &str) -> Result<&'v Certificate, VaultError> {
+pub(crate) fn there<'v>(vault: &'v Vault, name: &str, id: &str) -> Result<&'v Certificate, VaultError> {
     vault
         .certificate(name)
-        .filter(|certificate| certificate.state.is_live())
+        .filter(|certificate| certificate.is_there())
         .ok_or_else(|| VaultError::certificate_not_found(id))
 }
 
-fn live_mut<'v>(vault: &'v mut Vault, name: &str, id: &str) -> Result<&'v mut Certificate, VaultError> {
-    vault
-        .certificate_mut(name)
-        .filter(|certificate| certificate.state.is_live())
-        .ok_or_else(|| VaultError::certificate_not_found(id))
+/// A certificate that can be changed: to a change, a deletion or recovery under way is a conflict.
+pub(crate) fn changeable<'v>(
+    vault: &'v mut Vault,
+    name: &str,
+    id: &str,
+) -> Result<&'v mut Certificate, VaultError> {
+    let not_found = || VaultError::certificate_not_found(id);
+    let certificate = vault.certificate_mut(name).ok_or_else(not_found)?;
+    let stage = certificate.life.stage();
+    refuse_on_its_way(stage)?;
+    if stage == Stage::There { Ok(certificate) } else { Err(not_found()) }
 }
 
 pub(crate) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), VaultError> {

@@ -47,7 +47,8 @@ pub(crate) fn page(
     let next = rest.peek().map(|_| {
         let version = at.query.get("api-version").map(String::as_str).unwrap_or_default();
         let token = URL_SAFE_NO_PAD.encode(&last);
-        format!("{}/{path}?api-version={version}&$skiptoken={token}&maxresults={size}", at.base)
+        let pending = if at.includes_pending() { "&includePending=true" } else { "" };
+        format!("{}/{path}?api-version={version}&$skiptoken={token}&maxresults={size}{pending}", at.base)
     });
     Ok(json!({ "value": value, "nextLink": next }))
 }
