@@ -59,12 +59,14 @@ impl Call<'_> {
     /// No answer came. `is_sent`: the request itself was begun, not only what precedes it.
     pub(crate) fn unanswered(&self, error: &NoAnswer, is_sent: bool) -> VaultError {
         let (reason, next) = match error {
-            NoAnswer::ForeignHost(_) if self.act == Act::List => (
+            NoAnswer::ForeignHost(_) | NoAnswer::NotHttps if self.act == Act::List => (
                 Reason::VaultUnreachable,
                 "the list goes on there, which no list of Key Vault does, and nothing was sent there; check what the \
                  vault's name leads to (DNS, proxy)",
             ),
-            NoAnswer::ForeignHost(_) => (Reason::InternalError, "nothing was sent; please report this"),
+            NoAnswer::ForeignHost(_) | NoAnswer::NotHttps => {
+                (Reason::InternalError, "nothing was sent; please report this")
+            }
             NoAnswer::Dns(_) => (
                 Reason::VaultUnreachable,
                 "check that the vault exists, the KeyVault's url, and the private DNS zone if it has a private endpoint",
@@ -351,6 +353,24 @@ mod tests {
     }
 
     const IMPORT: Act = Act::Import { bundle_bytes: 4_000 };
+    const EVERY_ACT: [Act; 8] =
+        [Act::Read, Act::ReadDeleted, Act::List, IMPORT, Act::SetTags, Act::Adopt, Act::Delete, Act::Recover];
+
+    /// How a message about this act begins.
+    fn subject(act: Act) -> &'static str {
+        match act {
+            Act::Read => "reading certificate web-prod from vault contoso.vault.azure.net: ",
+            Act::ReadDeleted => {
+                "looking for a soft-deleted certificate web-prod in vault contoso.vault.azure.net: "
+            }
+            Act::List => "listing the certificates of vault contoso.vault.azure.net: ",
+            Act::Import { .. } => "importing certificate web-prod into vault contoso.vault.azure.net: ",
+            Act::SetTags => "setting the tags of certificate web-prod in vault contoso.vault.azure.net: ",
+            Act::Adopt => "adopting certificate web-prod in vault contoso.vault.azure.net: ",
+            Act::Delete => "deleting certificate web-prod from vault contoso.vault.azure.net: ",
+            Act::Recover => "recovering certificate web-prod in vault contoso.vault.azure.net: ",
+        }
+    }
 
     #[test]
     fn every_answer_has_its_reason_its_fault_and_the_missing_action() {
@@ -434,12 +454,153 @@ mod tests {
             (Act::Read, 500, "InternalServerError", "", Reason::Unavailable, Transient, "failure"),
             (IMPORT, 503, "", "", Reason::Unavailable, Transient, "read before it is tried again"),
             (IMPORT, 599, "", "", Reason::Unavailable, Transient, "HTTP 599"),
+            (Act::ReadDeleted, 400, "BadParameter", "", Reason::VaultRejected, Blocked, "please report this"),
+            (Act::ReadDeleted, 404, "ResourceNotFound", "", Reason::VaultRejected, Blocked, "does not know"),
+            (Act::List, 400, "BadParameter", "", Reason::VaultRejected, Blocked, "please report this"),
+            (Act::List, 404, "CertificateNotFound", "", Reason::VaultRejected, Blocked, "does not know"),
+            (Act::List, 404, "", "", Reason::VaultUnreachable, Blocked, "not an answer of Key Vault"),
+            (Act::List, 409, "Conflict", "", Reason::Unavailable, Transient, "tried again"),
+            (Act::List, 503, "", "", Reason::Unavailable, Transient, "; it is tried again"),
+            (Act::Adopt, 400, "BadParameter", "", Reason::VaultRejected, Blocked, "policy"),
+            (Act::Adopt, 404, "CertificateNotFound", "", Reason::Unavailable, Transient, "vanished"),
+            (
+                Act::Adopt,
+                409,
+                "Conflict",
+                "ObjectIsBeingDeleted",
+                Reason::BeingDeleted,
+                Transient,
+                "deleting",
+            ),
+            (Act::Adopt, 409, "Forbidden", "", Reason::OperationPending, Transient, "pending"),
+            (Act::Delete, 400, "BadParameter", "", Reason::VaultRejected, Blocked, "please report this"),
+            (Act::Delete, 404, "CertificateNotFound", "", Reason::Unavailable, Transient, "looked at again"),
+            (
+                Act::Delete,
+                409,
+                "Conflict",
+                "ObjectIsBeingDeleted",
+                Reason::BeingDeleted,
+                Transient,
+                "deleting",
+            ),
+            (
+                Act::Delete,
+                409,
+                "Conflict",
+                "ObjectIsBeingRecovered",
+                Reason::Recovering,
+                Transient,
+                "recovering",
+            ),
+            (Act::Delete, 409, "Conflict", "", Reason::Unavailable, Transient, "tried again"),
+            (Act::Delete, 500, "", "", Reason::Unavailable, Transient, "read before it is tried again"),
+            (Act::Recover, 400, "BadParameter", "", Reason::VaultRejected, Blocked, "please report this"),
+            (
+                Act::Recover,
+                404,
+                "CertificateNotFound",
+                "",
+                Reason::Unavailable,
+                Transient,
+                "no soft-deleted one",
+            ),
+            (
+                Act::Recover,
+                409,
+                "Conflict",
+                "ObjectIsBeingDeleted",
+                Reason::BeingDeleted,
+                Transient,
+                "deleting",
+            ),
+            (
+                Act::Recover,
+                409,
+                "Conflict",
+                "ObjectIsBeingRecovered",
+                Reason::Recovering,
+                Transient,
+                "recovering",
+            ),
+            (
+                Act::Recover,
+                409,
+                "Conflict",
+                "ObjectIsDeletedButRecoverable",
+                Reason::SoftDeleted,
+                Blocked,
+                "purge",
+            ),
+            (Act::Recover, 503, "", "", Reason::Unavailable, Transient, "read before it is tried again"),
         ] {
             let error = with_call(act, |call| call.refused(&answer(status, code, inner)));
             let seen = (error.problem.reason, error.problem.reason.fault(), error.status);
             assert_eq!(seen, (reason, Some(fault), Some(status)), "{status} {code} {inner}");
-            for part in [says, "web-prod", "contoso.vault.azure.net"] {
+            for part in [says, subject(act)] {
                 assert!(error.to_string().contains(part), "{part:?} in {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_403_names_the_permission_that_the_act_takes_in_the_words_of_either_access_model() {
+        for act in EVERY_ACT {
+            let (permission, data_action) = match act {
+                Act::Read | Act::ReadDeleted => ("get", "certificates/read"),
+                Act::List => ("list", "certificates/read"),
+                Act::Import { .. } => ("import", "certificates/import/action"),
+                Act::SetTags | Act::Adopt => ("update", "certificates/update/action"),
+                Act::Delete => ("delete", "certificates/delete"),
+                Act::Recover => ("recover", "certificates/recover/action"),
+            };
+            let permission = format!("the certificate permission {permission}");
+            let data_action = format!("the data action Microsoft.KeyVault/vaults/{data_action}:");
+            for (inner, says) in [
+                ("ForbiddenByPolicy", &permission),
+                ("ForbiddenByRbac", &data_action),
+                ("SomethingNew", &permission),
+                ("", &permission),
+            ] {
+                let error = with_call(act, |call| call.refused(&answer(403, "Forbidden", inner)));
+                assert_eq!((error.problem.reason, error.landed), (Reason::Forbidden, Landed::No), "{error}");
+                for part in [says, subject(act), "client \"client-1\"", "\"Key Vault Certificates Officer\""]
+                {
+                    assert!(error.to_string().contains(part), "{part:?} in {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_certificate_without_content_is_what_it_is_to_a_read_and_an_odd_answer_to_a_write() {
+        use Landed::{No, Unknown};
+        for act in EVERY_ACT {
+            let expected = match act {
+                Act::Read => (Reason::OperationPending, No),
+                Act::ReadDeleted => (Reason::SoftDeleted, No),
+                Act::List => (Reason::InternalError, No),
+                Act::Import { .. } | Act::SetTags | Act::Adopt | Act::Delete | Act::Recover => {
+                    (Reason::InternalError, Unknown)
+                }
+            };
+            let error = with_call(act, |call| call.incomplete());
+            assert_eq!((error.problem.reason, error.landed), expected, "{error}");
+            assert!(error.to_string().contains(subject(act)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_goes_on_at_another_host_is_none_of_the_vaults() {
+        let foreign = NoAnswer::ForeignHost("\"evil.example.test\"".into());
+        for act in EVERY_ACT {
+            let reason = if act == Act::List { Reason::VaultUnreachable } else { Reason::InternalError };
+            for (no_answer, found) in
+                [(&foreign, "evil.example.test"), (&NoAnswer::NotHttps, "not an https one")]
+            {
+                let error = with_call(act, |call| call.unanswered(no_answer, true));
+                assert_eq!((error.problem.reason, error.landed), (reason, Landed::No), "{error}");
+                assert!(error.to_string().contains(found), "{error}");
             }
         }
     }
@@ -458,6 +619,7 @@ mod tests {
             (Box::new(refused(409)), No),
             (Box::new(refused(429)), No),
             (Box::new(refused(302)), No),
+            (Box::new(refused(204)), Unknown),
             (Box::new(refused(408)), Unknown),
             (Box::new(refused(500)), Unknown),
             (Box::new(refused(503)), Unknown),
@@ -475,10 +637,15 @@ mod tests {
             (Box::new(|call: &Call<'_>| call.not_a_vault()), No),
         ];
         for (index, (outcome, landed)) in rows.iter().enumerate() {
-            for act in [IMPORT, Act::SetTags] {
-                assert_eq!(with_call(act, outcome).landed, *landed, "row {index}");
+            for act in EVERY_ACT {
+                let expected = match act {
+                    Act::Import { .. } | Act::SetTags | Act::Adopt | Act::Delete | Act::Recover => *landed,
+                    Act::Read | Act::ReadDeleted | Act::List => No,
+                };
+                let error = with_call(act, outcome);
+                assert_eq!(error.landed, expected, "row {index}: {error}");
+                assert!(error.to_string().starts_with(subject(act)), "row {index}: {error}");
             }
-            assert_eq!(with_call(Act::Read, outcome).landed, No, "row {index}: a read changes nothing");
         }
     }
 

@@ -300,6 +300,7 @@ impl VaultClient {
         progress: &Progress,
         sent: impl Future<Output = azure_core::Result<T>>,
     ) -> Result<T, VaultError> {
+        progress.restart();
         match tokio::time::timeout(limit, sent).await {
             Err(_elapsed) => Err(call.timed_out(limit, progress.is_sent())),
             Ok(Err(error)) => Err(self.failed(call, &error, progress)),
@@ -330,6 +331,8 @@ impl VaultClient {
             }
             // The SDK reads a page itself, for the link to the next one.
             _ if progress.is_answered() => decode::not_a_page(call),
+            // A page's address is the server's; the SDK sends a token over https only.
+            _ if !progress.is_asked() => call.unanswered(&NoAnswer::NotHttps, false),
             // All that is left is the SDK's refusal of a challenge.
             _ => call.not_a_vault(),
         }

@@ -202,24 +202,37 @@ pub(crate) struct Progress(Arc<Steps>);
 
 #[derive(Debug, Default)]
 struct Steps {
+    is_asked: AtomicBool,
     is_sent: AtomicBool,
     is_answered: AtomicBool,
 }
 
 impl Progress {
+    /// Forgets everything: another request is made under the same context.
+    pub(crate) fn restart(&self) {
+        for step in [&self.0.is_asked, &self.0.is_sent, &self.0.is_answered] {
+            step.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether anything came to the sender; an error that comes nevertheless is the SDK's refusal to send.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.0.is_asked.load(Ordering::SeqCst)
+    }
+
     /// Whether a write has been begun: its authorised request went out.
     pub(crate) fn is_sent(&self) -> bool {
         self.0.is_sent.load(Ordering::SeqCst)
     }
 
-    /// Whether the last request was answered with success: an error that comes nevertheless is about the answer.
+    /// Whether the answer was a success; an error that comes nevertheless is about what it says.
     pub(crate) fn is_answered(&self) -> bool {
         self.0.is_answered.load(Ordering::SeqCst)
     }
 
     fn note_request(&self, is_write: bool) {
+        self.0.is_asked.store(true, Ordering::SeqCst);
         self.0.is_sent.fetch_or(is_write, Ordering::SeqCst);
-        self.0.is_answered.store(false, Ordering::SeqCst);
     }
 
     fn note_answer(&self, is_success: bool) {
