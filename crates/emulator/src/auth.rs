@@ -126,12 +126,15 @@ fn demand(operation: Operation, granted: Permissions) -> (bool, &'static str) {
         Operation::GetCertificate | Operation::GetPolicy | Operation::GetDeletedCertificate => {
             (granted.certificates_get, "certificates/read")
         }
-        Operation::ListCertificates | Operation::ListVersions => {
+        Operation::ListCertificates | Operation::ListVersions | Operation::ListDeleted => {
             (granted.certificates_list, "certificates/read")
         }
-        Operation::UpdateCertificate => (granted.certificates_update, "certificates/update/action"),
+        Operation::UpdateCertificate | Operation::UpdatePolicy => {
+            (granted.certificates_update, "certificates/update/action")
+        }
         Operation::DeleteCertificate => (granted.certificates_delete, "certificates/delete"),
         Operation::RecoverCertificate => (granted.certificates_recover, "certificates/recover/action"),
+        Operation::Purge => (granted.certificates_purge, "certificates/purge/action"),
         Operation::GetSecret => (granted.secrets_get, "secrets/getSecret/action"),
         // Unknown paths hold nothing; they get their 4xx after authentication.
         Operation::Token | Operation::Discovery | Operation::Other => (true, ""),

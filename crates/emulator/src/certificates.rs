@@ -1,17 +1,21 @@
-//! The certificates of the data plane: import, get, versions, list, update, policy, delete and recover, as JSON in and out.
-//! Leaves HTTP, tokens and permissions to server.rs and auth.rs, and the reading of bundles to bundle.rs.
+//! The certificates of the data plane: import, get, versions, list and update, as JSON in and out.
+//! Leaves HTTP and permissions to service.rs and auth.rs, soft delete to deleted.rs, policies to policy.rs.
 
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use crate::bundle::{Bundle, KeyKind};
+use crate::bundle::Bundle;
 use crate::error::VaultError;
-use crate::random;
-use crate::vault::{Certificate, State, Vault, Version, now};
+use crate::hands::Put;
+use crate::life::Stage;
+use crate::page::page;
+use crate::shown::{PEM, PKCS12, certificate_json, row_json, unwritable, version_row_json};
+use crate::vault::{Certificate, Vault, Version, now};
+use crate::{policy, random};
 
 /// Tags of one object, at most (Key Vault documentation, "About keys, secrets and certificates").
 const MAX_TAGS: usize = 15;
@@ -19,14 +23,8 @@ const MAX_TAGS: usize = 15;
 const MAX_TAG_LENGTH: usize = 256;
 /// Characters of a certificate's name, at most.
 const MAX_NAME_LENGTH: usize = 127;
-/// Objects on a page of a list, at most, and unless fewer are asked for.
-const PAGE: usize = 25;
 /// Bytes of a secret's value; a certificate's bundle is kept as one.
 const MAX_SECRET_BYTES: usize = 25 * 1024;
-/// Days a deleted certificate can be recovered, as a vault has it by default.
-const RECOVERABLE_DAYS: i64 = 90;
-const PKCS12: &str = "application/x-pkcs12";
-const PEM: &str = "application/x-pem-file";
 
 /// Body of `POST /certificates/{name}/import`.
 #[derive(Deserialize)]
@@ -66,6 +64,13 @@ pub(crate) struct Address<'a> {
     /// `https://contoso.vault.azure.net`, with a port if the caller named one.
     pub(crate) base: &'a str,
     pub(crate) query: &'a BTreeMap<String, String>,
+}
+
+impl Address<'_> {
+    /// Whether a list is to name certificates that have no version yet; the service leaves them out unless asked.
+    pub(crate) fn includes_pending(&self) -> bool {
+        self.query.get("includePending").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
 }
 
 /// Refuses names that Key Vault cannot hold.
@@ -108,15 +113,14 @@ pub(crate) fn prepare_import(name: &str, body: ImportBody) -> Result<Version, Va
     Ok(version)
 }
 
-/// A version as an import without a policy makes it.
-pub(crate) fn version(
-    name: &str,
-    bundle: Bundle,
-    tags: BTreeMap<String, String>,
-) -> Result<Version, VaultError> {
+/// A version as somebody's import makes it.
+pub(crate) fn version(name: &str, bundle: Bundle, put: Put) -> Result<Version, VaultError> {
     check_name(name)?;
-    check_tags(&tags)?;
-    new_version(bundle, &Value::Null, PKCS12, tags)
+    check_tags(&put.tags)?;
+    let sent = policy::by_hand(put.policy, put.exportable, bundle.kind)?;
+    let mut version = new_version(bundle, &sent, PKCS12, put.tags)?;
+    version.keeps_order = put.keep_order;
+    Ok(version)
 }
 
 fn new_version(
@@ -129,7 +133,7 @@ fn new_version(
         let message = format!("The certificate {} has expired: it cannot be imported", bundle.subject);
         return Err(VaultError::bad_parameter(message));
     }
-    let policy = policy(sent, &bundle, content_type)?;
+    let policy = policy::of_import(sent, &bundle, content_type)?;
     let now = now();
     let version = Version {
         id: random::hex32(),
@@ -160,27 +164,36 @@ pub(crate) fn import(
         );
         return Err(VaultError::conflict(None, message));
     }
-    match vault.certificate(name).map(|certificate| certificate.state) {
-        Some(State::PendingOperation) => return Err(VaultError::pending_operation(name)),
-        Some(state) => refuse_unless_live(name, state)?,
-        None => {}
+    if let Some(certificate) = vault.certificate(name) {
+        let stage = certificate.life.stage();
+        refuse_on_its_way(stage)?;
+        if let Stage::Deleted(_) = stage {
+            return Err(deleted_but_recoverable(name));
+        }
+        if certificate.pending.is_some() {
+            return Err(VaultError::pending_operation(name));
+        }
     }
     vault.add_version(name, version);
     get(vault, name, None, at)
 }
 
-fn refuse_unless_live(name: &str, state: State) -> Result<(), VaultError> {
-    let (inner, what) = match state {
-        State::Normal | State::PendingOperation => return Ok(()),
-        State::SoftDeleted => (
-            "ObjectIsDeletedButRecoverable",
-            "is currently in a deleted but recoverable state, and its name cannot be reused; in this state, the \
-             certificate can only be recovered or purged.",
-        ),
-        State::BeingDeleted => ("ObjectIsBeingDeleted", "is currently being deleted; retry later."),
-        State::BeingRecovered => ("ObjectIsBeingRecovered", "is currently being recovered; retry later."),
+/// A conflict if a certificate is on its way into or out of soft delete. The service names no name here.
+pub(crate) fn refuse_on_its_way(stage: Stage) -> Result<(), VaultError> {
+    let (inner, what) = match stage {
+        Stage::There | Stage::Deleted(_) => return Ok(()),
+        Stage::BeingDeleted => ("ObjectIsBeingDeleted", "deleted"),
+        Stage::BeingRecovered => ("ObjectIsBeingRecovered", "recovered"),
     };
-    Err(VaultError::conflict(Some(inner), format!("Certificate {name} {what}")))
+    Err(VaultError::conflict(Some(inner), format!("Certificate is currently being {what}.")))
+}
+
+fn deleted_but_recoverable(name: &str) -> VaultError {
+    let message = format!(
+        "Certificate {name} is currently in a deleted but recoverable state, and its name cannot be reused; in this \
+         state, the certificate can only be recovered or purged."
+    );
+    VaultError::conflict(Some("ObjectIsDeletedButRecoverable"), message)
 }
 
 /// One version, the newest unless named.
@@ -192,36 +205,32 @@ pub(crate) fn get(
 ) -> Result<Value, VaultError> {
     check_name(name)?;
     let id = version.map_or_else(|| name.to_owned(), |version| format!("{name}/{version}"));
-    let certificate = live(vault, name, &id)?;
-    let found = certificate.version(version).ok_or_else(|| VaultError::certificate_not_found(&id))?;
-    Ok(bundle_json(certificate, found, at))
+    let certificate = there(vault, name, &id)?;
+    certificate_json(certificate, version, vault.recovery_level(), at)
+        .ok_or_else(|| VaultError::certificate_not_found(&id))
 }
 
 /// The certificates of the vault, a page at a time, each by its newest version.
 pub(crate) fn list(vault: &Vault, at: &Address<'_>) -> Result<Value, VaultError> {
-    let items = vault
-        .certificates
-        .iter()
-        .filter(|(_, certificate)| certificate.state.is_live())
-        .filter_map(|(key, certificate)| Some((key.as_str(), certificate, certificate.version(None)?)))
-        .map(|(key, certificate, version)| {
-            (key.to_owned(), item_json(version, format!("{}/certificates/{}", at.base, certificate.name)))
-        });
+    let items = vault.certificates.iter().filter(|(_, certificate)| certificate.is_there()).filter_map(
+        |(key, certificate)| Some((key.clone(), row_json(certificate, vault.recovery_level(), at)?)),
+    );
     page(items, "certificates", at)
 }
 
 /// The versions of a certificate, a page at a time.
 pub(crate) fn versions(vault: &Vault, name: &str, at: &Address<'_>) -> Result<Value, VaultError> {
     check_name(name)?;
-    let certificate = live(vault, name, name)?;
+    let certificate = there(vault, name, name)?;
     let items = certificate.versions.iter().enumerate().map(|(place, version)| {
         let id = format!("{}/certificates/{}/{}", at.base, certificate.name, version.id);
-        (format!("{place:08}"), item_json(version, id))
+        (format!("{place:08}"), version_row_json(version, id, vault.recovery_level()))
     });
     page(items, &format!("certificates/{}/versions", certificate.name), at)
 }
 
-/// Changes attributes and tags of a version; tags that are given replace all there were.
+/// Changes attributes and tags of a version; tags that are given replace all there were. A policy that is given changes
+/// the certificate's, whichever version is named.
 pub(crate) fn update(
     vault: &mut Vault,
     name: &str,
@@ -233,8 +242,11 @@ pub(crate) fn update(
     if let Some(tags) = &body.tags {
         check_tags(tags)?;
     }
+    if let Some(sent) = &body.policy {
+        policy::check(sent)?;
+    }
     let id = version.map_or_else(|| name.to_owned(), |version| format!("{name}/{version}"));
-    let certificate = live_mut(vault, name, &id)?;
+    let certificate = changeable(vault, name, &id)?;
     let found = certificate.version_mut(version).ok_or_else(|| VaultError::certificate_not_found(&id))?;
     if let Some(enabled) = body.attributes.unwrap_or_default().enabled {
         found.enabled = enabled;
@@ -244,65 +256,30 @@ pub(crate) fn update(
     }
     found.updated = now();
     if let Some(sent) = body.policy {
-        merge(&mut certificate.policy, sent);
+        policy::change(&mut certificate.policy, sent);
     }
     get(vault, name, version, at)
 }
 
-/// The policy now in force.
-pub(crate) fn get_policy(vault: &Vault, name: &str, at: &Address<'_>) -> Result<Value, VaultError> {
-    check_name(name)?;
-    Ok(policy_json(live(vault, name, name)?, at))
-}
-
-/// Soft-deletes a certificate with all its versions; done at once, where the service takes its time.
-pub(crate) fn delete(vault: &mut Vault, name: &str, at: &Address<'_>) -> Result<Value, VaultError> {
-    check_name(name)?;
-    let certificate = live_mut(vault, name, name)?;
-    certificate.state = State::SoftDeleted;
-    certificate.deleted = Some(now());
-    get_deleted(vault, name, at)
-}
-
-/// A soft-deleted certificate, by its newest version.
-pub(crate) fn get_deleted(vault: &Vault, name: &str, at: &Address<'_>) -> Result<Value, VaultError> {
-    check_name(name)?;
-    let certificate = vault
-        .certificate(name)
-        .filter(|certificate| certificate.state == State::SoftDeleted)
-        .ok_or_else(|| VaultError::certificate_not_found(name))?;
-    let newest = certificate.version(None).ok_or_else(|| VaultError::certificate_not_found(name))?;
-    let mut json = bundle_json(certificate, newest, at);
-    let deleted = certificate.deleted.unwrap_or_default();
-    json["recoveryId"] = json!(format!("{}/deletedcertificates/{}", at.base, certificate.name));
-    json["deletedDate"] = json!(deleted);
-    json["scheduledPurgeDate"] = json!(deleted + RECOVERABLE_DAYS * 24 * 60 * 60);
-    Ok(json)
-}
-
-/// Recovers a soft-deleted certificate; done at once, where the service takes its time.
-pub(crate) fn recover(vault: &mut Vault, name: &str, at: &Address<'_>) -> Result<Value, VaultError> {
-    get_deleted(vault, name, at)?;
-    if let Some(certificate) = vault.certificate_mut(name) {
-        certificate.state = State::Normal;
-        certificate.deleted = None;
-    }
-    get(vault, name, None, at)
-}
-
 /// A certificate that answers reads; a deletion or recovery under way looks like absence, as soft delete does.
-pub(crate) fn live<'v>(vault: &'v Vault, name: &str, id: &str) -> Result<&'v Certificate, VaultError> {
+pub(crate) fn there<'v>(vault: &'v Vault, name: &str, id: &str) -> Result<&'v Certificate, VaultError> {
     vault
         .certificate(name)
-        .filter(|certificate| certificate.state.is_live())
+        .filter(|certificate| certificate.is_there())
         .ok_or_else(|| VaultError::certificate_not_found(id))
 }
 
-fn live_mut<'v>(vault: &'v mut Vault, name: &str, id: &str) -> Result<&'v mut Certificate, VaultError> {
-    vault
-        .certificate_mut(name)
-        .filter(|certificate| certificate.state.is_live())
-        .ok_or_else(|| VaultError::certificate_not_found(id))
+/// A certificate that can be changed: to a change, a deletion or recovery under way is a conflict.
+pub(crate) fn changeable<'v>(
+    vault: &'v mut Vault,
+    name: &str,
+    id: &str,
+) -> Result<&'v mut Certificate, VaultError> {
+    let not_found = || VaultError::certificate_not_found(id);
+    let certificate = vault.certificate_mut(name).ok_or_else(not_found)?;
+    let stage = certificate.life.stage();
+    refuse_on_its_way(stage)?;
+    if stage == Stage::There { Ok(certificate) } else { Err(not_found()) }
 }
 
 pub(crate) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), VaultError> {
@@ -333,176 +310,4 @@ fn check_size(version: &Version) -> Result<(), VaultError> {
         "The certificate with its chain takes {size} bytes as a secret, more than {MAX_SECRET_BYTES}"
     );
     Err(VaultError::bad_parameter(message))
-}
-
-fn unwritable() -> VaultError {
-    VaultError::injected(500, "InternalError", None, "The bundle cannot be written as PKCS#12")
-}
-
-impl Version {
-    /// The value of the secret behind this version: PKCS#12 in base64 under an empty password, or PEM.
-    pub(crate) fn secret_value(&self) -> Result<String, VaultError> {
-        if self.pem {
-            return Ok(self.pem_value());
-        }
-        Ok(STANDARD.encode(self.bundle.to_pkcs12(self.exportable).map_err(|_| unwritable())?))
-    }
-
-    fn pem_value(&self) -> String {
-        let block = |label: &str, der: &[u8]| {
-            let text = STANDARD.encode(der);
-            let lines: Vec<&str> =
-                (0..text.len()).step_by(64).map(|start| &text[start..text.len().min(start + 64)]).collect();
-            format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
-        };
-        let key = self.exportable.then(|| block("PRIVATE KEY", &self.bundle.key));
-        let chain = self.bundle.chain.iter().map(|der| block("CERTIFICATE", der));
-        key.into_iter().chain(chain).collect()
-    }
-
-    /// The content type of the secret behind this version.
-    pub(crate) fn content_type(&self) -> &'static str {
-        if self.pem { PEM } else { PKCS12 }
-    }
-
-    /// `attributes` of certificate and secret.
-    pub(crate) fn attributes_json(&self) -> Value {
-        json!({
-            "enabled": self.enabled,
-            "nbf": self.bundle.not_before,
-            "exp": self.bundle.not_after,
-            "created": self.created,
-            "updated": self.updated,
-            "recoveryLevel": "Recoverable+Purgeable",
-            "recoverableDays": RECOVERABLE_DAYS,
-        })
-    }
-}
-
-/// The policy in force after an import: what was sent, checked against the key, and what the service fills in.
-fn policy(sent: &Value, bundle: &Bundle, content_type: &str) -> Result<Value, VaultError> {
-    let key = &sent["key_props"];
-    if key["kty"].is_null() && bundle.mixed {
-        let message =
-            "The chain mixes RSA and EC keys: the policy must say which type the certificate's key has";
-        return Err(VaultError::bad_parameter(message));
-    }
-    let mut wanted = match bundle.kind {
-        KeyKind::Rsa { bits } => json!({ "kty": "RSA", "key_size": bits }),
-        KeyKind::Ec { curve, bits } => json!({ "kty": "EC", "key_size": bits, "crv": curve }),
-    };
-    for property in ["kty", "key_size", "crv"] {
-        let (sent, real) = (&key[property], &wanted[property]);
-        if !sent.is_null() && sent != real {
-            let message = format!(
-                "The policy says key_props.{property} {sent}, which does not match the key in the certificate ({real})"
-            );
-            return Err(VaultError::bad_parameter(message));
-        }
-    }
-    wanted["exportable"] = json!(key["exportable"].as_bool().unwrap_or(true));
-    wanted["reuse_key"] = json!(key["reuse_key"].as_bool().unwrap_or(false));
-    let mut policy = match sent {
-        Value::Object(members) => Value::Object(members.clone()),
-        _ => Value::Object(Map::new()),
-    };
-    policy["key_props"] = wanted;
-    policy["secret_props"] = json!({ "contentType": content_type });
-    if policy["issuer"]["name"].is_null() {
-        policy["issuer"] = json!({ "name": "Unknown" });
-    }
-    if policy["lifetime_actions"].is_null() {
-        policy["lifetime_actions"] = json!([]);
-    }
-    if policy["x509_props"].is_null() {
-        policy["x509_props"] = json!({ "subject": bundle.subject });
-    }
-    policy["attributes"] = json!({ "enabled": true, "created": now(), "updated": now() });
-    Ok(policy)
-}
-
-/// Members given replace those there are; objects are merged.
-fn merge(old: &mut Value, new: Value) {
-    match (old, new) {
-        (Value::Object(old), Value::Object(new)) => {
-            for (name, value) in new {
-                merge(old.entry(name).or_insert(Value::Null), value);
-            }
-        }
-        (_, Value::Null) => {}
-        (old, new) => *old = new,
-    }
-}
-
-fn bundle_json(certificate: &Certificate, version: &Version, at: &Address<'_>) -> Value {
-    let id = |kind: &str| format!("{}/{kind}/{}/{}", at.base, certificate.name, version.id);
-    json!({
-        "id": id("certificates"),
-        "kid": id("keys"),
-        "sid": id("secrets"),
-        "x5t": version.bundle.x5t(),
-        "cer": STANDARD.encode(version.bundle.leaf_der()),
-        "contentType": version.content_type(),
-        "attributes": version.attributes_json(),
-        "tags": version.tags,
-        "policy": policy_json(certificate, at),
-        "preserveCertOrder": version.keeps_order,
-    })
-}
-
-fn policy_json(certificate: &Certificate, at: &Address<'_>) -> Value {
-    let mut policy = certificate.policy.clone();
-    policy["id"] = json!(format!("{}/certificates/{}/policy", at.base, certificate.name));
-    policy
-}
-
-fn item_json(version: &Version, id: String) -> Value {
-    json!({
-        "id": id,
-        "x5t": version.bundle.x5t(),
-        "attributes": version.attributes_json(),
-        "tags": version.tags,
-        "subject": version.bundle.subject,
-    })
-}
-
-/// One page of `items`, which come in the order of their keys; the token names the last key of the page before.
-fn page(
-    items: impl Iterator<Item = (String, Value)>,
-    path: &str,
-    at: &Address<'_>,
-) -> Result<Value, VaultError> {
-    let size = match at.query.get("maxresults") {
-        None => PAGE,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|size| (1..=PAGE).contains(size))
-            .ok_or_else(|| VaultError::bad_parameter(format!("maxresults must be 1 to {PAGE}")))?,
-    };
-    let after = match at.query.get("$skiptoken") {
-        None => None,
-        Some(token) => Some(
-            URL_SAFE_NO_PAD
-                .decode(token)
-                .ok()
-                .and_then(|bytes| String::from_utf8(bytes).ok())
-                .ok_or_else(|| VaultError::bad_parameter("$skiptoken is none of this vault's"))?,
-        ),
-    };
-    let mut rest = items.filter(|(key, _)| after.as_ref().is_none_or(|after| key > after)).peekable();
-    let mut value = Vec::new();
-    let mut last = String::new();
-    while value.len() < size
-        && let Some((key, item)) = rest.next()
-    {
-        last = key;
-        value.push(item);
-    }
-    let next = rest.peek().map(|_| {
-        let version = at.query.get("api-version").map(String::as_str).unwrap_or_default();
-        let token = URL_SAFE_NO_PAD.encode(&last);
-        format!("{}/{path}?api-version={version}&$skiptoken={token}&maxresults={size}", at.base)
-    });
-    Ok(json!({ "value": value, "nextLink": next }))
 }

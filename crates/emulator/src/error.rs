@@ -64,6 +64,21 @@ impl VaultError {
         Self::new(StatusCode::NOT_FOUND, "CertificateNotFound", None, message)
     }
 
+    pub(crate) fn deleted_certificate_not_found(name: &str) -> Self {
+        let message = format!("Deleted Certificate not found: {name}");
+        Self::new(StatusCode::NOT_FOUND, "CertificateNotFound", None, message)
+    }
+
+    /// Nobody's permission helps: the service names no inner code.
+    pub(crate) fn purge_protected(host: &str) -> Self {
+        let short = host.split('.').next().unwrap_or(host);
+        let message = format!(
+            "Operation \"purge\" is not allowed because purge protection is enabled for this vault. Key Vault service \
+             will automatically purge it after the retention period has passed.\r\nVault: {short};location=emulator"
+        );
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", None, message)
+    }
+
     pub(crate) fn secret_not_found(id: &str) -> Self {
         let message = format!("A secret with (name/id) {id} was not found in this key vault.");
         Self::new(StatusCode::NOT_FOUND, "SecretNotFound", None, message)

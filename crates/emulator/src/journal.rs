@@ -29,10 +29,16 @@ pub enum Operation {
     UpdateCertificate,
     /// `GET /certificates/{name}/policy`
     GetPolicy,
+    /// `PATCH /certificates/{name}/policy`
+    UpdatePolicy,
     /// `DELETE /certificates/{name}`
     DeleteCertificate,
     /// `GET /deletedcertificates/{name}`
     GetDeletedCertificate,
+    /// `GET /deletedcertificates`
+    ListDeleted,
+    /// `DELETE /deletedcertificates/{name}`
+    Purge,
     /// `POST /deletedcertificates/{name}/recover`
     RecoverCertificate,
     /// `GET /secrets/{name}[/{version}]`

@@ -10,17 +10,22 @@ mod auth;
 mod bundle;
 mod certificates;
 mod cloud;
+mod deleted;
 mod entra;
 mod error;
 mod fault;
 mod hands;
 mod journal;
 mod jwt;
+mod life;
+mod page;
+mod policy;
 mod random;
 mod route;
 mod secrets;
 mod server;
 mod service;
+mod shown;
 mod tls;
 mod vault;
 
@@ -36,10 +41,12 @@ use tokio::task::JoinHandle;
 
 pub use entra::{Application, FederatedCredential};
 pub use fault::{Effect, Fault, FaultId};
+pub use hands::Put;
 pub use journal::{Call, Operation};
 pub use tls::TlsError;
 pub use vault::{Permissions, State, StoredCertificate, StoredVersion};
 
+use life::Takes;
 use service::Service;
 use vault::Vault;
 
@@ -133,14 +140,41 @@ impl Emulator {
 
     /// Sets what the application may do in the vault; nothing happens if there is no such vault.
     pub fn allow(&self, host: &str, client_id: &str, permissions: Permissions) {
-        if let Some(vault) = self.service().vaults().get_mut(&host.to_ascii_lowercase()) {
+        self.change_vault(host, |vault| {
             vault.grants.insert(client_id.to_ascii_lowercase(), permissions);
-        }
+        });
     }
 
     /// Takes every permission in the vault from the application: its calls are then 403 `ForbiddenByRbac`.
     pub fn deny(&self, host: &str, client_id: &str) {
         self.allow(host, client_id, Permissions::none());
+    }
+
+    /// Sets how long a deletion in the vault lasts from now on (none unless set): until then the certificate is neither
+    /// there nor among the deleted. Nothing happens if there is no such vault; nor in the next four methods.
+    pub fn set_deletion_time(&self, host: &str, time: Duration) {
+        self.change_vault(host, |vault| vault.deletion = Takes::Time(time));
+    }
+
+    /// Sets how long a recovery in the vault lasts from now on (none unless set): until then the certificate is neither
+    /// there nor among the deleted.
+    pub fn set_recovery_time(&self, host: &str, time: Duration) {
+        self.change_vault(host, |vault| vault.recovery = Takes::Time(time));
+    }
+
+    /// Lets each deletion in the vault last from now on until [`Emulator::finish_deletion`] ends it.
+    pub fn hold_deletions(&self, host: &str) {
+        self.change_vault(host, |vault| vault.deletion = Takes::UntilTold);
+    }
+
+    /// Lets each recovery in the vault last from now on until [`Emulator::finish_recovery`] ends it.
+    pub fn hold_recoveries(&self, host: &str) {
+        self.change_vault(host, |vault| vault.recovery = Takes::UntilTold);
+    }
+
+    /// Protects the vault against purging, or ends that (which Azure never does).
+    pub fn set_purge_protection(&self, host: &str, protected: bool) {
+        self.change_vault(host, |vault| vault.purge_protection = protected);
     }
 
     /// Seconds that tokens hold which Entra ID issues from now on (3599 unless set).
@@ -208,6 +242,12 @@ impl Emulator {
         let task = self.running.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
             let _ = task.await;
+        }
+    }
+
+    fn change_vault(&self, host: &str, change: impl FnOnce(&mut Vault)) {
+        if let Some(vault) = self.service().vaults().get_mut(&host.to_ascii_lowercase()) {
+            change(vault);
         }
     }
 

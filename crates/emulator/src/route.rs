@@ -23,7 +23,8 @@ impl Route {
     pub(crate) fn of_vault(method: &Method, path: &str) -> Self {
         use Operation::{
             DeleteCertificate, GetCertificate, GetDeletedCertificate, GetPolicy, GetSecret, Import,
-            ListCertificates, ListVersions, Other, RecoverCertificate, UpdateCertificate,
+            ListCertificates, ListDeleted, ListVersions, Other, Purge, RecoverCertificate, UpdateCertificate,
+            UpdatePolicy,
         };
         match (method.as_str(), segments(path).as_slice()) {
             ("GET", ["certificates"]) => Self::new(ListCertificates, None, None),
@@ -33,10 +34,13 @@ impl Route {
             ("GET", ["certificates", name]) => Self::new(GetCertificate, Some(name), None),
             ("GET", ["certificates", name, version]) => Self::new(GetCertificate, Some(name), Some(version)),
             ("PATCH", ["certificates", name]) => Self::new(UpdateCertificate, Some(name), None),
-            ("PATCH", ["certificates", name, version]) if *version != "policy" => {
+            ("PATCH", ["certificates", name, "policy"]) => Self::new(UpdatePolicy, Some(name), None),
+            ("PATCH", ["certificates", name, version]) => {
                 Self::new(UpdateCertificate, Some(name), Some(version))
             }
             ("DELETE", ["certificates", name]) => Self::new(DeleteCertificate, Some(name), None),
+            ("GET", ["deletedcertificates"]) => Self::new(ListDeleted, None, None),
+            ("DELETE", ["deletedcertificates", name]) => Self::new(Purge, Some(name), None),
             ("GET", ["deletedcertificates", name]) => Self::new(GetDeletedCertificate, Some(name), None),
             ("POST", ["deletedcertificates", name, "recover"]) => {
                 Self::new(RecoverCertificate, Some(name), None)

@@ -23,7 +23,7 @@ pub(crate) fn get(
         );
     }
     let certificate =
-        vault.certificate(name).filter(|certificate| certificate.state.is_live()).ok_or_else(not_found)?;
+        vault.certificate(name).filter(|certificate| certificate.is_there()).ok_or_else(not_found)?;
     let found = certificate.version(version).ok_or_else(not_found)?;
     if !found.enabled {
         let message = "Operation get is not allowed on a disabled secret.";
@@ -35,7 +35,7 @@ pub(crate) fn get(
         "kid": path("keys"),
         "value": found.secret_value()?,
         "contentType": found.content_type(),
-        "attributes": found.attributes_json(),
+        "attributes": found.attributes_json(vault.recovery_level()),
         "tags": found.tags,
         "managed": true,
     }))

@@ -26,7 +26,7 @@ use crate::journal::{Beginning, Journal, Operation};
 use crate::jwt::TokenSigner;
 use crate::route::Route;
 use crate::vault::Vaults;
-use crate::{random, secrets};
+use crate::{deleted, policy, random, secrets};
 
 /// Bytes of a request's body, at most: a bundle of 25 kB in base64, and room.
 const MAX_BODY: usize = 1024 * 1024;
@@ -249,10 +249,16 @@ impl Service {
             (Operation::UpdateCertificate, _) => {
                 (certificates::update(vault, name, version, json_body(call)?, &at)?, true)
             }
-            (Operation::GetPolicy, _) => (certificates::get_policy(vault, name, &at)?, false),
-            (Operation::DeleteCertificate, _) => (certificates::delete(vault, name, &at)?, true),
-            (Operation::GetDeletedCertificate, _) => (certificates::get_deleted(vault, name, &at)?, false),
-            (Operation::RecoverCertificate, _) => (certificates::recover(vault, name, &at)?, true),
+            (Operation::GetPolicy, _) => (policy::get(vault, name, &at)?, false),
+            (Operation::UpdatePolicy, _) => (policy::update(vault, name, json_body(call)?, &at)?, true),
+            (Operation::DeleteCertificate, _) => (deleted::delete(vault, name, &at)?, true),
+            (Operation::GetDeletedCertificate, _) => (deleted::get(vault, name, &at)?, false),
+            (Operation::ListDeleted, _) => (deleted::list(vault, &at)?, false),
+            (Operation::RecoverCertificate, _) => (deleted::recover(vault, name, &at)?, true),
+            (Operation::Purge, _) => {
+                deleted::purge(vault, &call.host, name)?;
+                return Ok(Outcome { committed: true, ..Outcome::empty() });
+            }
             (Operation::GetSecret, _) => (secrets::get(vault, name, version, &at)?, false),
             _ => return Err(VaultError::method_not_allowed()),
         };
@@ -298,11 +304,15 @@ impl Service {
             entry.code.clone_from(&outcome.code);
             entry.committed = outcome.committed;
         });
-        let mut response = Response::new(answer::whole(outcome.body.to_string()));
+        let is_empty = outcome.status == StatusCode::NO_CONTENT;
+        let body = if is_empty { String::new() } else { outcome.body.to_string() };
+        let mut response = Response::new(answer::whole(body));
         *response.status_mut() = outcome.status;
         *response.headers_mut() = outcome.headers;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+        if !is_empty {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+        }
         headers.insert("x-ms-keyvault-region", HeaderValue::from_static("emulator"));
         headers.insert("x-ms-keyvault-service-version", HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
         if let Ok(id) = HeaderValue::from_str(&random::guid()) {
@@ -315,6 +325,11 @@ impl Service {
 impl Outcome {
     fn ok(body: Value) -> Self {
         Self { status: StatusCode::OK, body, headers: HeaderMap::new(), code: None, committed: false }
+    }
+
+    /// Done, and nothing to say about it.
+    fn empty() -> Self {
+        Self { status: StatusCode::NO_CONTENT, ..Self::ok(Value::Null) }
     }
 
     fn refused(error: &VaultError) -> Self {
@@ -349,6 +364,10 @@ async fn after(response: Response<Body>, hit: Option<&mut Hit>) -> Result<Respon
         }
         Effect::DelayAfter { milliseconds } => {
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            Ok(response)
+        }
+        // A 204 has no body that could be spoilt.
+        Effect::SlowDrip { .. } | Effect::HugeBody { .. } if response.status() == StatusCode::NO_CONTENT => {
             Ok(response)
         }
         Effect::SlowDrip { bytes, milliseconds } => {

@@ -10,6 +10,8 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::bundle::Bundle;
+use crate::life::{Life, Stage, Takes};
+use crate::random;
 
 /// What an identity may do in a vault: the data actions of Azure's Key Vault roles, as far as they are needed here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,6 +23,7 @@ pub struct Permissions {
     pub certificates_update: bool,
     pub certificates_delete: bool,
     pub certificates_recover: bool,
+    pub certificates_purge: bool,
     pub secrets_get: bool,
 }
 
@@ -44,6 +47,7 @@ impl Permissions {
             certificates_update: true,
             certificates_delete: true,
             certificates_recover: true,
+            certificates_purge: true,
             secrets_get: false,
         }
     }
@@ -65,13 +69,6 @@ pub enum State {
     PendingOperation,
 }
 
-impl State {
-    /// Whether the certificate answers reads: a deletion or recovery under way hides it, as soft delete does.
-    pub(crate) fn is_live(self) -> bool {
-        matches!(self, Self::Normal | Self::PendingOperation)
-    }
-}
-
 /// One version of a certificate.
 #[derive(Debug, Clone)]
 pub(crate) struct Version {
@@ -90,7 +87,22 @@ pub(crate) struct Version {
     pub(crate) keeps_order: bool,
 }
 
-/// A certificate: never without a version.
+/// A certificate operation under way: somebody's request to a CA.
+#[derive(Debug, Clone)]
+pub(crate) struct Pending {
+    /// Id of the version it is to become, 32 hexadecimal digits.
+    pub(crate) version: String,
+    /// Seconds since 1970.
+    pub(crate) created: i64,
+}
+
+impl Pending {
+    pub(crate) fn new() -> Self {
+        Self { version: random::hex32(), created: now() }
+    }
+}
+
+/// A certificate: never without a version, unless its first is a pending operation.
 #[derive(Debug, Clone)]
 pub(crate) struct Certificate {
     /// As spelled at the first import.
@@ -99,12 +111,43 @@ pub(crate) struct Certificate {
     pub(crate) versions: Vec<Version>,
     /// The policy now in force.
     pub(crate) policy: Value,
-    pub(crate) state: State,
-    /// When it was deleted, seconds since 1970.
-    pub(crate) deleted: Option<i64>,
+    pub(crate) life: Life,
+    pub(crate) pending: Option<Pending>,
 }
 
 impl Certificate {
+    /// A certificate without versions, which has to get one or an operation that will make one.
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            versions: Vec::new(),
+            policy: Value::Null,
+            life: Life::new(),
+            pending: None,
+        }
+    }
+
+    /// Life and pending operation in one word.
+    pub(crate) fn state(&self) -> State {
+        match (self.life.stage(), &self.pending) {
+            (Stage::There, None) => State::Normal,
+            (Stage::There, Some(_)) => State::PendingOperation,
+            (Stage::BeingDeleted, _) => State::BeingDeleted,
+            (Stage::Deleted(_), _) => State::SoftDeleted,
+            (Stage::BeingRecovered, _) => State::BeingRecovered,
+        }
+    }
+
+    /// Whether it answers reads: a deletion or recovery under way hides it, as soft delete does.
+    pub(crate) fn is_there(&self) -> bool {
+        self.life.stage() == Stage::There
+    }
+
+    /// The operation under way, if there is nothing else yet.
+    pub(crate) fn unborn(&self) -> Option<&Pending> {
+        self.pending.as_ref().filter(|_| self.versions.is_empty())
+    }
+
     /// The newest version, or the one of that id (compared without case).
     pub(crate) fn version(&self, id: Option<&str>) -> Option<&Version> {
         match id {
@@ -130,6 +173,10 @@ pub(crate) struct Vault {
     pub(crate) plain: BTreeSet<String>,
     /// By client id, lower case.
     pub(crate) grants: HashMap<String, Permissions>,
+    pub(crate) deletion: Takes,
+    pub(crate) recovery: Takes,
+    /// Whether nothing can be purged.
+    pub(crate) purge_protection: bool,
 }
 
 impl Vault {
@@ -139,6 +186,9 @@ impl Vault {
             certificates: BTreeMap::new(),
             plain: BTreeSet::new(),
             grants: HashMap::new(),
+            deletion: Takes::NO_TIME,
+            recovery: Takes::NO_TIME,
+            purge_protection: false,
         }
     }
 
@@ -150,15 +200,15 @@ impl Vault {
         self.certificates.get_mut(&name.to_ascii_lowercase())
     }
 
+    /// What becomes of its deleted objects, in the service's word (REST API, `DeletionRecoveryLevel`).
+    pub(crate) fn recovery_level(&self) -> &'static str {
+        if self.purge_protection { "Recoverable" } else { "Recoverable+Purgeable" }
+    }
+
     /// Adds a version, and the certificate if it is the first.
     pub(crate) fn add_version(&mut self, name: &str, version: Version) {
-        let certificate = self.certificates.entry(name.to_ascii_lowercase()).or_insert_with(|| Certificate {
-            name: name.to_owned(),
-            versions: Vec::new(),
-            policy: Value::Null,
-            state: State::Normal,
-            deleted: None,
-        });
+        let certificate =
+            self.certificates.entry(name.to_ascii_lowercase()).or_insert_with(|| Certificate::new(name));
         certificate.policy = version.policy.clone();
         certificate.versions.push(version);
     }
@@ -180,7 +230,9 @@ pub struct StoredCertificate {
     pub name: String,
     /// State it is in.
     pub state: State,
-    /// Versions, oldest first; never empty.
+    /// The policy in force: the last import's, with what was changed since.
+    pub policy: Value,
+    /// Versions, oldest first; empty only while the operation that makes the first is pending.
     pub versions: Vec<StoredVersion>,
 }
 
@@ -199,7 +251,7 @@ pub struct StoredVersion {
     pub enabled: bool,
     /// Whether the private key may be read back through the secret.
     pub exportable: bool,
-    /// The policy of the import, with what the service fills in.
+    /// The policy of the import, with what the service fills in; later changes of the certificate's policy leave it alone.
     pub policy: Value,
     /// SHA-1 of the leaf, base64url without padding.
     pub x5t: String,
@@ -219,7 +271,8 @@ impl From<&Certificate> for StoredCertificate {
     fn from(certificate: &Certificate) -> Self {
         Self {
             name: certificate.name.clone(),
-            state: certificate.state,
+            state: certificate.state(),
+            policy: certificate.policy.clone(),
             versions: certificate.versions.iter().map(StoredVersion::from).collect(),
         }
     }

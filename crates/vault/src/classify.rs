@@ -6,6 +6,7 @@ use std::time::Duration;
 use keyvault_sync_core::names::{CertificateName, VaultHost};
 use keyvault_sync_core::reason::{Problem, Reason};
 
+use crate::act::Act;
 use crate::answer::Answer;
 use crate::credential::Identity;
 use crate::error::{Landed, VaultError};
@@ -13,30 +14,26 @@ use crate::guidance::{self, TokenParties};
 use crate::network::NoAnswer;
 use crate::token_failure::{TokenFailure, TokenFailureCause};
 
-/// The built-in role with which certificates can be read, imported and updated.
+/// The built-in role with every permission that a call here takes.
 const ROLE: &str = "Key Vault Certificates Officer";
+/// The certificate permissions of an access policy that keyvault-sync uses, for whoever edits one anyway.
+const PERMISSIONS: &str = "keyvault-sync uses get, list, import and update, and delete and recover for certificates that are \
+                           deleted or soft-deleted";
+/// What is to be done about an operation of the vault's own.
+const PENDING: &str =
+    "the vault has an operation of its own pending on it: complete, cancel or delete that; it is tried again";
 /// Key Vault keeps a certificate as a secret of at most 25 kB
 /// (<https://learn.microsoft.com/azure/key-vault/secrets/about-secrets>), and it keeps it as base64.
 const BUNDLE_MAX_BYTES: usize = 25 * 1024 / 4 * 3;
 /// From here on a refused bundle's size is named: how exactly the limit is counted is not documented.
 const BUNDLE_NEAR_MAX_BYTES: usize = BUNDLE_MAX_BYTES / 10 * 9;
 
-/// What a call wants from the vault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Act {
-    Read,
-    Import {
-        /// Of the PFX, before base64.
-        bundle_bytes: usize,
-    },
-    SetTags,
-}
-
 /// A call, as messages name it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) host: &'a VaultHost,
-    pub(crate) name: &'a CertificateName,
+    /// The certificate; `None` where it is all of them.
+    pub(crate) name: Option<&'a CertificateName>,
     pub(crate) identity: &'a Identity,
     pub(crate) act: Act,
 }
@@ -53,7 +50,8 @@ impl Call<'_> {
             request_id: answer.request_id.clone(),
             ..VaultError::new(
                 Problem::new(reason, message),
-                self.landed(matches!(answer.status, 408 | 500..)),
+                // A success other than the one the SDK knows is no refusal.
+                self.landed(matches!(answer.status, 200..=299 | 408 | 500..)),
             )
         }
     }
@@ -61,7 +59,14 @@ impl Call<'_> {
     /// No answer came. `is_sent`: the request itself was begun, not only what precedes it.
     pub(crate) fn unanswered(&self, error: &NoAnswer, is_sent: bool) -> VaultError {
         let (reason, next) = match error {
-            NoAnswer::ForeignHost(_) => (Reason::InternalError, "nothing was sent; please report this"),
+            NoAnswer::ForeignHost(_) | NoAnswer::NotHttps if self.act == Act::List => (
+                Reason::VaultUnreachable,
+                "the list goes on there, which no list of Key Vault does, and nothing was sent there; check what the \
+                 vault's name leads to (DNS, proxy)",
+            ),
+            NoAnswer::ForeignHost(_) | NoAnswer::NotHttps => {
+                (Reason::InternalError, "nothing was sent; please report this")
+            }
             NoAnswer::Dns(_) => (
                 Reason::VaultUnreachable,
                 "check that the vault exists, the KeyVault's url, and the private DNS zone if it has a private endpoint",
@@ -127,29 +132,34 @@ impl Call<'_> {
         VaultError::new(Problem::new(Reason::VaultUnreachable, message), Landed::No)
     }
 
+    /// The certificate has no content, neither fingerprint nor certificate: its creation was begun and is not complete.
+    pub(crate) fn incomplete(&self) -> VaultError {
+        let (reason, found) = match self.act {
+            Act::Read => (Reason::OperationPending, PENDING),
+            Act::ReadDeleted => (
+                Reason::SoftDeleted,
+                "one is in the way whose creation was never completed: purge it, or recover and delete it, in the vault",
+            ),
+            Act::List | Act::Import { .. } | Act::SetTags | Act::Adopt | Act::Delete | Act::Recover => {
+                return self.undecodable("it has no thumbprint");
+            }
+        };
+        VaultError::new(Problem::new(reason, format!("{}: {found}", self.subject())), Landed::No)
+    }
+
     /// `importing certificate web-prod into vault contoso.vault.azure.net`
-    fn subject(&self) -> String {
-        let (name, host) = (self.name, self.host);
-        match self.act {
-            Act::Read => format!("reading certificate {name} from vault {host}"),
-            Act::Import { .. } => format!("importing certificate {name} into vault {host}"),
-            Act::SetTags => format!("setting the tags of certificate {name} in vault {host}"),
-        }
+    pub(crate) fn subject(&self) -> String {
+        let what = self.name.map_or_else(|| "the certificates".into(), |name| format!("certificate {name}"));
+        self.act.on(&what, self.host.as_str())
     }
 
     /// A read changes nothing; a write that may have arrived may have been carried out.
     fn landed(&self, may_have_landed: bool) -> Landed {
-        match self.act {
-            Act::Import { .. } | Act::SetTags if may_have_landed => Landed::Unknown,
-            Act::Read | Act::Import { .. } | Act::SetTags => Landed::No,
-        }
+        if may_have_landed && self.act.is_write() { Landed::Unknown } else { Landed::No }
     }
 
     fn again(&self) -> &'static str {
-        match self.act {
-            Act::Read => "it is tried again",
-            Act::Import { .. } | Act::SetTags => "the vault is read before it is tried again",
-        }
+        if self.act.is_write() { "the vault is read before it is tried again" } else { "it is tried again" }
     }
 
     fn judge(&self, answer: &Answer) -> (Reason, String) {
@@ -172,7 +182,14 @@ impl Call<'_> {
 
     fn bad_request(&self) -> (Reason, String) {
         let advice = match self.act {
-            Act::Read => "the vault refuses the request; please report this".into(),
+            Act::Read | Act::ReadDeleted | Act::List | Act::Delete | Act::Recover => {
+                "the vault refuses the request; please report this".into()
+            }
+            Act::Adopt => {
+                "the vault refuses the tags, or a policy that leaves renewal to keyvault-sync; check the tags of the \
+                 resource"
+                    .into()
+            }
             Act::SetTags => "the vault refuses the tags; check the tags of the resource".into(),
             Act::Import { bundle_bytes } if bundle_bytes >= BUNDLE_NEAR_MAX_BYTES => format!(
                 "the vault refuses the certificate; the bundle has {bundle_bytes} bytes and Key Vault takes about \
@@ -209,13 +226,18 @@ impl Call<'_> {
         match answer.inner.as_deref().or(answer.code.as_deref()) {
             Some("ForbiddenByRbac") => (
                 Reason::Forbidden,
-                format!("{who} lacks the role \"{ROLE}\": assign it on the vault (it takes effect within ten minutes)"),
+                format!(
+                    "{who} lacks the data action {}: assign the role \"{ROLE}\" on the vault, or a custom role with that \
+                     action (it takes effect within ten minutes)",
+                    self.act.data_action()
+                ),
             ),
             Some("ForbiddenByPolicy") => (
                 Reason::Forbidden,
                 format!(
-                    "the vault's access policy does not let {who} in: give it the certificate permissions get, list, \
-                     import and update, or with role-based access the role \"{ROLE}\""
+                    "the vault's access policy does not give {who} the certificate permission {}: add it there \
+                     ({PERMISSIONS}), or with role-based access assign the role \"{ROLE}\"",
+                    self.act.permission()
                 ),
             ),
             Some("ForbiddenByFirewall") => (
@@ -233,7 +255,9 @@ impl Call<'_> {
             Some(_) | None => (
                 Reason::Forbidden,
                 format!(
-                    "the vault refuses {who}: check that it has the role \"{ROLE}\" and that no policy or lock forbids it"
+                    "the vault refuses {who}: check that it has the role \"{ROLE}\" or the certificate permission {}, and \
+                     that no policy or lock forbids it",
+                    self.act.permission()
                 ),
             ),
         }
@@ -242,9 +266,13 @@ impl Call<'_> {
     /// A missing certificate is no error of a read; the client has dealt with that.
     fn not_found(&self, answer: &Answer) -> (Reason, String) {
         match (answer.code.as_deref(), self.act) {
-            (Some("CertificateNotFound"), _) => {
-                (Reason::Unavailable, "it vanished since it was read; it is looked at again".into())
+            (Some("CertificateNotFound"), Act::Recover) => {
+                (Reason::Unavailable, "there is no soft-deleted one any more; it is looked at again".into())
             }
+            (
+                Some("CertificateNotFound"),
+                Act::Read | Act::ReadDeleted | Act::Import { .. } | Act::SetTags | Act::Adopt | Act::Delete,
+            ) => (Reason::Unavailable, "it vanished since it was read; it is looked at again".into()),
             (Some(_), _) => (Reason::VaultRejected, "the vault does not know what is asked for".into()),
             (None, _) => (
                 Reason::VaultUnreachable,
@@ -265,18 +293,27 @@ impl Call<'_> {
             (Some("ObjectIsBeingRecovered"), _, _) => {
                 (Reason::Recovering, "the vault is recovering it; it is tried again".into())
             }
-            (_, Some("Forbidden"), _) => (
-                Reason::OperationPending,
-                "the vault has an operation of its own pending on it: complete, cancel or delete that; it is tried again"
-                    .into(),
-            ),
+            (_, Some("Forbidden"), _) => (Reason::OperationPending, PENDING.into()),
             (None, Some("Conflict"), Act::Import { .. }) => (
                 Reason::NameTakenByKeyOrSecret,
                 "a plain key or secret of this name stands in the way: choose another certificateName, or delete and \
                  purge it in the vault"
                     .into(),
             ),
-            (_, _, Act::Import { .. } | Act::SetTags | Act::Read) => (
+            (_, _, Act::List) => {
+                (Reason::Unavailable, "the vault is busy with something else; it is tried again".into())
+            }
+            (
+                _,
+                _,
+                Act::Read
+                | Act::ReadDeleted
+                | Act::Import { .. }
+                | Act::SetTags
+                | Act::Adopt
+                | Act::Delete
+                | Act::Recover,
+            ) => (
                 Reason::Unavailable,
                 "the vault is busy with something else of this name; it is tried again".into(),
             ),
@@ -299,7 +336,8 @@ mod tests {
             client_id: "client-1".into(),
             token_file: "/token".into(),
         };
-        check(&Call { host: &host, name: &name, identity: &identity, act })
+        let name = (act != Act::List).then_some(&name);
+        check(&Call { host: &host, name, identity: &identity, act })
     }
 
     fn answer(status: u16, code: &str, inner: &str) -> Answer {
@@ -315,6 +353,24 @@ mod tests {
     }
 
     const IMPORT: Act = Act::Import { bundle_bytes: 4_000 };
+    const EVERY_ACT: [Act; 8] =
+        [Act::Read, Act::ReadDeleted, Act::List, IMPORT, Act::SetTags, Act::Adopt, Act::Delete, Act::Recover];
+
+    /// How a message about this act begins.
+    fn subject(act: Act) -> &'static str {
+        match act {
+            Act::Read => "reading certificate web-prod from vault contoso.vault.azure.net: ",
+            Act::ReadDeleted => {
+                "looking for a soft-deleted certificate web-prod in vault contoso.vault.azure.net: "
+            }
+            Act::List => "listing the certificates of vault contoso.vault.azure.net: ",
+            Act::Import { .. } => "importing certificate web-prod into vault contoso.vault.azure.net: ",
+            Act::SetTags => "setting the tags of certificate web-prod in vault contoso.vault.azure.net: ",
+            Act::Adopt => "adopting certificate web-prod in vault contoso.vault.azure.net: ",
+            Act::Delete => "deleting certificate web-prod from vault contoso.vault.azure.net: ",
+            Act::Recover => "recovering certificate web-prod in vault contoso.vault.azure.net: ",
+        }
+    }
 
     #[test]
     fn every_answer_has_its_reason_its_fault_and_the_missing_action() {
@@ -398,12 +454,153 @@ mod tests {
             (Act::Read, 500, "InternalServerError", "", Reason::Unavailable, Transient, "failure"),
             (IMPORT, 503, "", "", Reason::Unavailable, Transient, "read before it is tried again"),
             (IMPORT, 599, "", "", Reason::Unavailable, Transient, "HTTP 599"),
+            (Act::ReadDeleted, 400, "BadParameter", "", Reason::VaultRejected, Blocked, "please report this"),
+            (Act::ReadDeleted, 404, "ResourceNotFound", "", Reason::VaultRejected, Blocked, "does not know"),
+            (Act::List, 400, "BadParameter", "", Reason::VaultRejected, Blocked, "please report this"),
+            (Act::List, 404, "CertificateNotFound", "", Reason::VaultRejected, Blocked, "does not know"),
+            (Act::List, 404, "", "", Reason::VaultUnreachable, Blocked, "not an answer of Key Vault"),
+            (Act::List, 409, "Conflict", "", Reason::Unavailable, Transient, "tried again"),
+            (Act::List, 503, "", "", Reason::Unavailable, Transient, "; it is tried again"),
+            (Act::Adopt, 400, "BadParameter", "", Reason::VaultRejected, Blocked, "policy"),
+            (Act::Adopt, 404, "CertificateNotFound", "", Reason::Unavailable, Transient, "vanished"),
+            (
+                Act::Adopt,
+                409,
+                "Conflict",
+                "ObjectIsBeingDeleted",
+                Reason::BeingDeleted,
+                Transient,
+                "deleting",
+            ),
+            (Act::Adopt, 409, "Forbidden", "", Reason::OperationPending, Transient, "pending"),
+            (Act::Delete, 400, "BadParameter", "", Reason::VaultRejected, Blocked, "please report this"),
+            (Act::Delete, 404, "CertificateNotFound", "", Reason::Unavailable, Transient, "looked at again"),
+            (
+                Act::Delete,
+                409,
+                "Conflict",
+                "ObjectIsBeingDeleted",
+                Reason::BeingDeleted,
+                Transient,
+                "deleting",
+            ),
+            (
+                Act::Delete,
+                409,
+                "Conflict",
+                "ObjectIsBeingRecovered",
+                Reason::Recovering,
+                Transient,
+                "recovering",
+            ),
+            (Act::Delete, 409, "Conflict", "", Reason::Unavailable, Transient, "tried again"),
+            (Act::Delete, 500, "", "", Reason::Unavailable, Transient, "read before it is tried again"),
+            (Act::Recover, 400, "BadParameter", "", Reason::VaultRejected, Blocked, "please report this"),
+            (
+                Act::Recover,
+                404,
+                "CertificateNotFound",
+                "",
+                Reason::Unavailable,
+                Transient,
+                "no soft-deleted one",
+            ),
+            (
+                Act::Recover,
+                409,
+                "Conflict",
+                "ObjectIsBeingDeleted",
+                Reason::BeingDeleted,
+                Transient,
+                "deleting",
+            ),
+            (
+                Act::Recover,
+                409,
+                "Conflict",
+                "ObjectIsBeingRecovered",
+                Reason::Recovering,
+                Transient,
+                "recovering",
+            ),
+            (
+                Act::Recover,
+                409,
+                "Conflict",
+                "ObjectIsDeletedButRecoverable",
+                Reason::SoftDeleted,
+                Blocked,
+                "purge",
+            ),
+            (Act::Recover, 503, "", "", Reason::Unavailable, Transient, "read before it is tried again"),
         ] {
             let error = with_call(act, |call| call.refused(&answer(status, code, inner)));
             let seen = (error.problem.reason, error.problem.reason.fault(), error.status);
             assert_eq!(seen, (reason, Some(fault), Some(status)), "{status} {code} {inner}");
-            for part in [says, "web-prod", "contoso.vault.azure.net"] {
+            for part in [says, subject(act)] {
                 assert!(error.to_string().contains(part), "{part:?} in {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_403_names_the_permission_that_the_act_takes_in_the_words_of_either_access_model() {
+        for act in EVERY_ACT {
+            let (permission, data_action) = match act {
+                Act::Read | Act::ReadDeleted => ("get", "certificates/read"),
+                Act::List => ("list", "certificates/read"),
+                Act::Import { .. } => ("import", "certificates/import/action"),
+                Act::SetTags | Act::Adopt => ("update", "certificates/update/action"),
+                Act::Delete => ("delete", "certificates/delete"),
+                Act::Recover => ("recover", "certificates/recover/action"),
+            };
+            let permission = format!("the certificate permission {permission}");
+            let data_action = format!("the data action Microsoft.KeyVault/vaults/{data_action}:");
+            for (inner, says) in [
+                ("ForbiddenByPolicy", &permission),
+                ("ForbiddenByRbac", &data_action),
+                ("SomethingNew", &permission),
+                ("", &permission),
+            ] {
+                let error = with_call(act, |call| call.refused(&answer(403, "Forbidden", inner)));
+                assert_eq!((error.problem.reason, error.landed), (Reason::Forbidden, Landed::No), "{error}");
+                for part in [says, subject(act), "client \"client-1\"", "\"Key Vault Certificates Officer\""]
+                {
+                    assert!(error.to_string().contains(part), "{part:?} in {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_certificate_without_content_is_what_it_is_to_a_read_and_an_odd_answer_to_a_write() {
+        use Landed::{No, Unknown};
+        for act in EVERY_ACT {
+            let expected = match act {
+                Act::Read => (Reason::OperationPending, No),
+                Act::ReadDeleted => (Reason::SoftDeleted, No),
+                Act::List => (Reason::InternalError, No),
+                Act::Import { .. } | Act::SetTags | Act::Adopt | Act::Delete | Act::Recover => {
+                    (Reason::InternalError, Unknown)
+                }
+            };
+            let error = with_call(act, |call| call.incomplete());
+            assert_eq!((error.problem.reason, error.landed), expected, "{error}");
+            assert!(error.to_string().contains(subject(act)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_goes_on_at_another_host_is_none_of_the_vaults() {
+        let foreign = NoAnswer::ForeignHost("\"evil.example.test\"".into());
+        for act in EVERY_ACT {
+            let reason = if act == Act::List { Reason::VaultUnreachable } else { Reason::InternalError };
+            for (no_answer, found) in
+                [(&foreign, "evil.example.test"), (&NoAnswer::NotHttps, "not an https one")]
+            {
+                let error = with_call(act, |call| call.unanswered(no_answer, true));
+                assert_eq!((error.problem.reason, error.landed), (reason, Landed::No), "{error}");
+                assert!(error.to_string().contains(found), "{error}");
             }
         }
     }
@@ -422,6 +619,7 @@ mod tests {
             (Box::new(refused(409)), No),
             (Box::new(refused(429)), No),
             (Box::new(refused(302)), No),
+            (Box::new(refused(204)), Unknown),
             (Box::new(refused(408)), Unknown),
             (Box::new(refused(500)), Unknown),
             (Box::new(refused(503)), Unknown),
@@ -439,10 +637,15 @@ mod tests {
             (Box::new(|call: &Call<'_>| call.not_a_vault()), No),
         ];
         for (index, (outcome, landed)) in rows.iter().enumerate() {
-            for act in [IMPORT, Act::SetTags] {
-                assert_eq!(with_call(act, outcome).landed, *landed, "row {index}");
+            for act in EVERY_ACT {
+                let expected = match act {
+                    Act::Import { .. } | Act::SetTags | Act::Adopt | Act::Delete | Act::Recover => *landed,
+                    Act::Read | Act::ReadDeleted | Act::List => No,
+                };
+                let error = with_call(act, outcome);
+                assert_eq!(error.landed, expected, "row {index}: {error}");
+                assert!(error.to_string().starts_with(subject(act)), "row {index}: {error}");
             }
-            assert_eq!(with_call(Act::Read, outcome).landed, No, "row {index}: a read changes nothing");
         }
     }
 

@@ -1,36 +1,39 @@
-//! One vault as one identity sees it: read a certificate's facts, import a version, set a version's tags. One attempt each,
-//! within a time limit; every failure classified. Whether and when to call is left to the operator and core.
+//! One vault as one identity sees it: what it says of its certificates, and the acts on them. One attempt each, within a
+//! time limit; every failure classified. Whether and when to call is left to the operator and core.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use azure_core::error::ErrorKind;
+use azure_core::http::pager::PagerOptions;
 use azure_core::http::{
-    ClientMethodOptions, ClientOptions, Context, RequestContent, Response, RetryOptions, UserAgentOptions,
+    ClientMethodOptions, ClientOptions, Context, RequestContent, RetryOptions, UserAgentOptions,
 };
 use azure_security_keyvault_certificates::models::{
-    Certificate, CertificateAttributes, CertificateClientGetCertificateOptions,
-    CertificateClientImportCertificateOptions, CertificateClientUpdateCertificatePropertiesOptions,
-    CertificatePolicy, CurveName, ImportCertificateParameters, IssuerParameters, KeyProperties,
-    KeyType as AzureKeyType, SecretProperties, UpdateCertificatePropertiesParameters,
+    CertificateClientDeleteCertificateOptions, CertificateClientGetCertificateOptions,
+    CertificateClientGetDeletedCertificateOptions, CertificateClientImportCertificateOptions,
+    CertificateClientListCertificatePropertiesOptions, CertificateClientRecoverDeletedCertificateOptions,
+    CertificateClientUpdateCertificatePropertiesOptions, ImportCertificateParameters,
+    UpdateCertificatePropertiesParameters,
 };
-use azure_security_keyvault_certificates::{CertificateClient, CertificateClientOptions, ResourceExt as _};
-use keyvault_sync_core::facts::CertificateFacts;
-use keyvault_sync_core::fingerprint::Fingerprint;
-use keyvault_sync_core::key::{Curve, KeyType};
+use azure_security_keyvault_certificates::{CertificateClient, CertificateClientOptions};
+use futures::TryStreamExt as _;
+use keyvault_sync_core::facts::{CertificateFacts, DeletedFacts, ListedFacts};
 use keyvault_sync_core::names::{CertificateName, VaultHost};
 use keyvault_sync_core::ownership::Tags;
-use keyvault_sync_core::pfx::Pfx;
 use keyvault_sync_core::push::WRITE_TIME_LIMIT_SECS;
 use keyvault_sync_core::reason::{Problem, Reason};
 
+use crate::act::Act;
 use crate::answer::Answer;
-use crate::classify::{Act, Call};
+use crate::classify::Call;
 use crate::credential::{ClientCredential, Identity, VaultCredential};
+use crate::decode;
 use crate::error::{Landed, VaultError};
 use crate::guidance::TokenParties;
 use crate::network::{self, NoAnswer};
+use crate::parameters::{self, Import};
 use crate::token_failure::TokenFailure;
 use crate::transport::{Progress, REQUEST_TIME_LIMIT, Transport};
 
@@ -40,10 +43,9 @@ const READ_TIME_LIMIT: Duration = REQUEST_TIME_LIMIT;
 const WRITE_TIME_LIMIT: Duration = Duration::from_secs(WRITE_TIME_LIMIT_SECS.unsigned_abs());
 /// Names us in the vault's own logs (at most 24 characters).
 const APPLICATION_ID: &str = "keyvault-sync";
-/// A version whose chain is to be read back as PKCS#12, not PEM.
-const CONTENT_TYPE_PFX: &str = "application/x-pkcs12";
-/// The issuer of certificates that Key Vault did not order: it cannot renew what it does not know how to get.
-const ISSUER_UNKNOWN: &str = "Unknown";
+
+/// The answer to a refusal of a name that is not there; of a version that is not there, too.
+const CERTIFICATE_NOT_FOUND: &str = "CertificateNotFound";
 
 /// One vault, opened by one identity. Shared in an `Arc`; make one for each (vault, identity) and keep it: the first
 /// request of each is answered with a challenge.
@@ -54,16 +56,19 @@ pub struct VaultClient {
     certificates: CertificateClient,
 }
 
-/// A new version of a certificate.
-pub struct Import<'a> {
-    /// Leaf, key and chain.
-    pub pfx: &'a Pfx,
-    /// Of the private key; the policy repeats it, since Key Vault guesses wrong where RSA and EC are mixed in a chain.
-    pub key_type: KeyType,
-    /// Whether the private key may leave the vault.
-    pub exportable: bool,
-    /// All tags of the version.
-    pub tags: &'a Tags,
+/// What came of listing a vault's certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// Every certificate there is, those whose creation is pending included. Soft-deleted ones are not.
+    Whole {
+        /// A row each, in the vault's order.
+        certificates: Vec<ListedFacts>,
+        /// How many pages that took: the number of requests it will take the next time.
+        pages: usize,
+    },
+    /// There are more pages than may be asked for. The rows of those that were are dropped: what is missing among them may
+    /// well be there.
+    TooLong,
 }
 
 impl VaultClient {
@@ -137,15 +142,57 @@ impl VaultClient {
             method_options: method_options(&progress),
         };
         let sent = self.certificates.get_certificate(name.as_str(), Some(options));
-        match self.carry_out(&call, READ_TIME_LIMIT, &progress, sent).await {
-            Ok(facts) => Ok(Some(facts)),
-            Err(error)
-                if error.status == Some(404) && error.code.as_deref() == Some("CertificateNotFound") =>
-            {
-                Ok(None)
+        let response = none_if_absent(self.carry_out(&call, READ_TIME_LIMIT, &progress, sent).await)?;
+        response.map(|response| decode::version(&call, response)).transpose()
+    }
+
+    /// The certificate, if it is soft-deleted; `None` if it is not, or not yet: a deletion takes the vault its time.
+    ///
+    /// # Errors
+    /// See [`VaultError`].
+    pub async fn deleted(&self, name: &CertificateName) -> Result<Option<DeletedFacts>, VaultError> {
+        let call = self.call(name, Act::ReadDeleted);
+        let progress = Progress::default();
+        let options =
+            CertificateClientGetDeletedCertificateOptions { method_options: method_options(&progress) };
+        let sent = self.certificates.get_deleted_certificate(name.as_str(), Some(options));
+        let response = none_if_absent(self.carry_out(&call, READ_TIME_LIMIT, &progress, sent).await)?;
+        response.map(|response| decode::deleted(&call, response)).transpose()
+    }
+
+    /// All certificates, by their newest versions, in at most `pages_max` requests (Key Vault puts 25 on a page).
+    ///
+    /// # Errors
+    /// See [`VaultError`]; `Forbidden` where the identity may not list: it may still read one by one.
+    pub async fn list(&self, pages_max: usize) -> Result<Listing, VaultError> {
+        let call = Call { host: &self.host, name: None, identity: &self.identity, act: Act::List };
+        let progress = Progress::default();
+        let options = CertificateClientListCertificatePropertiesOptions {
+            // A name whose creation is pending is taken.
+            include_pending: Some(true),
+            method_options: PagerOptions {
+                context: Context::new().with_value(progress.clone()),
+                ..PagerOptions::default()
+            },
+            ..CertificateClientListCertificatePropertiesOptions::default()
+        };
+        let pager =
+            self.certificates.list_certificate_properties(Some(options)).map_err(|_| unsendable(&call))?;
+        let mut answers = pager.into_pages();
+        let mut certificates = Vec::new();
+        for pages in 1..=pages_max {
+            // The transport lets none of them go to another host, whatever the page before says.
+            let next = self.carry_out(&call, READ_TIME_LIMIT, &progress, answers.try_next());
+            let Some(answer) = next.await? else {
+                return Ok(Listing::Whole { certificates, pages: pages - 1 });
+            };
+            let page = decode::page(&call, answer)?;
+            certificates.extend(page.certificates);
+            if page.is_last {
+                return Ok(Listing::Whole { certificates, pages });
             }
-            Err(error) => Err(error),
         }
+        Ok(Listing::TooLong)
     }
 
     /// Imports a new version, under a policy that leaves renewal to us.
@@ -159,11 +206,11 @@ impl VaultClient {
     ) -> Result<CertificateFacts, VaultError> {
         let call = self.call(name, Act::Import { bundle_bytes: import.pfx.bytes.expose().len() });
         let content: RequestContent<ImportCertificateParameters> =
-            import_parameters(import).try_into().map_err(|_| unsendable(&call))?;
+            parameters::import(import).try_into().map_err(|_| unsendable(&call))?;
         let progress = Progress::default();
         let options = CertificateClientImportCertificateOptions { method_options: method_options(&progress) };
         let sent = self.certificates.import_certificate(name.as_str(), content, Some(options));
-        self.carry_out(&call, WRITE_TIME_LIMIT, &progress, sent).await
+        decode::version(&call, self.carry_out(&call, WRITE_TIME_LIMIT, &progress, sent).await?)
     }
 
     /// Sets all tags of a version; nothing else of it changes (a disabled one stays disabled).
@@ -176,12 +223,32 @@ impl VaultClient {
         version: &str,
         tags: &Tags,
     ) -> Result<CertificateFacts, VaultError> {
-        let call = self.call(name, Act::SetTags);
+        self.update(name, version, Act::SetTags, parameters::tags(tags)).await
+    }
+
+    /// Sets all tags of a version, and makes Key Vault leave the certificate's renewal to us; nothing else of it or of its
+    /// policy changes.
+    ///
+    /// # Errors
+    /// See [`VaultError`]; with [`Landed::Unknown`] it may be adopted.
+    pub async fn adopt(
+        &self,
+        name: &CertificateName,
+        version: &str,
+        tags: &Tags,
+    ) -> Result<CertificateFacts, VaultError> {
+        self.update(name, version, Act::Adopt, parameters::adoption(tags)).await
+    }
+
+    async fn update(
+        &self,
+        name: &CertificateName,
+        version: &str,
+        act: Act,
+        parameters: UpdateCertificatePropertiesParameters,
+    ) -> Result<CertificateFacts, VaultError> {
+        let call = self.call(name, act);
         let version = checked_version(&call, version)?;
-        let parameters = UpdateCertificatePropertiesParameters {
-            tags: Some(tags.clone().into_iter().collect()),
-            ..UpdateCertificatePropertiesParameters::default()
-        };
         let content: RequestContent<UpdateCertificatePropertiesParameters> =
             parameters.try_into().map_err(|_| unsendable(&call))?;
         let progress = Progress::default();
@@ -190,32 +257,58 @@ impl VaultClient {
             method_options: method_options(&progress),
         };
         let sent = self.certificates.update_certificate_properties(name.as_str(), content, Some(options));
-        self.carry_out(&call, WRITE_TIME_LIMIT, &progress, sent).await
+        decode::version(&call, self.carry_out(&call, WRITE_TIME_LIMIT, &progress, sent).await?)
+    }
+
+    /// Has the vault delete a certificate with all its versions. Returns when the vault has accepted that; it may take the
+    /// vault a while, and then the certificate is soft-deleted.
+    ///
+    /// # Errors
+    /// See [`VaultError`]; with [`Landed::Unknown`] the deletion may be under way.
+    pub async fn delete(&self, name: &CertificateName) -> Result<(), VaultError> {
+        let call = self.call(name, Act::Delete);
+        let progress = Progress::default();
+        let options = CertificateClientDeleteCertificateOptions { method_options: method_options(&progress) };
+        let sent = self.certificates.delete_certificate(name.as_str(), Some(options));
+        // Accepted is accepted, whatever the answer says of the certificate.
+        self.carry_out(&call, WRITE_TIME_LIMIT, &progress, sent).await.map(drop)
+    }
+
+    /// Has the vault recover a soft-deleted certificate with all its versions. Returns when the vault has accepted that; it
+    /// may take the vault a while until the certificate can be read.
+    ///
+    /// # Errors
+    /// See [`VaultError`]; with [`Landed::Unknown`] the recovery may be under way.
+    pub async fn recover(&self, name: &CertificateName) -> Result<(), VaultError> {
+        let call = self.call(name, Act::Recover);
+        let progress = Progress::default();
+        let options =
+            CertificateClientRecoverDeletedCertificateOptions { method_options: method_options(&progress) };
+        let sent = self.certificates.recover_deleted_certificate(name.as_str(), Some(options));
+        self.carry_out(&call, WRITE_TIME_LIMIT, &progress, sent).await.map(drop)
     }
 
     fn call<'a>(&'a self, name: &'a CertificateName, act: Act) -> Call<'a> {
-        Call { host: &self.host, name, identity: &self.identity, act }
+        Call { host: &self.host, name: Some(name), identity: &self.identity, act }
     }
 
-    /// Waits for the SDK's call and makes facts or an error of what comes.
-    async fn carry_out(
+    /// Waits for the SDK's call, and makes an error of what is no success.
+    async fn carry_out<T>(
         &self,
         call: &Call<'_>,
         limit: Duration,
         progress: &Progress,
-        sent: impl Future<Output = azure_core::Result<Response<Certificate>>>,
-    ) -> Result<CertificateFacts, VaultError> {
-        let response = match tokio::time::timeout(limit, sent).await {
-            Err(_elapsed) => return Err(call.timed_out(limit, progress.is_sent())),
-            Ok(Err(error)) => return Err(self.failed(call, &error, progress.is_sent())),
-            Ok(Ok(response)) => response,
-        };
-        let certificate =
-            response.into_model().map_err(|_| call.undecodable("the answer is not a certificate's JSON"))?;
-        facts(call, &certificate).map_err(|what| call.undecodable(what))
+        sent: impl Future<Output = azure_core::Result<T>>,
+    ) -> Result<T, VaultError> {
+        progress.restart();
+        match tokio::time::timeout(limit, sent).await {
+            Err(_elapsed) => Err(call.timed_out(limit, progress.is_sent())),
+            Ok(Err(error)) => Err(self.failed(call, &error, progress)),
+            Ok(Ok(response)) => Ok(response),
+        }
     }
 
-    fn failed(&self, call: &Call<'_>, error: &azure_core::Error, is_sent: bool) -> VaultError {
+    fn failed(&self, call: &Call<'_>, error: &azure_core::Error, progress: &Progress) -> VaultError {
         if let Some(failure) = network::find::<TokenFailure>(error) {
             let claims = self.credential.claims();
             let parties = TokenParties {
@@ -227,7 +320,7 @@ impl VaultClient {
             return call.without_token(failure, parties);
         }
         if let Some(no_answer) = network::find::<NoAnswer>(error) {
-            return call.unanswered(no_answer, is_sent);
+            return call.unanswered(no_answer, progress.is_sent());
         }
         match error.kind() {
             ErrorKind::HttpResponse { status, raw_response: Some(raw), .. } => {
@@ -236,6 +329,10 @@ impl VaultClient {
             ErrorKind::HttpResponse { status, raw_response: None, .. } => {
                 call.refused(&Answer { status: u16::from(*status), ..Answer::default() })
             }
+            // The SDK reads a page itself, for the link to the next one.
+            _ if progress.is_answered() => decode::not_a_page(call),
+            // A page's address is the server's; the SDK sends a token over https only.
+            _ if !progress.is_asked() => call.unanswered(&NoAnswer::NotHttps, false),
             // All that is left is the SDK's refusal of a challenge.
             _ => call.not_a_vault(),
         }
@@ -246,9 +343,19 @@ fn method_options(progress: &Progress) -> ClientMethodOptions<'static> {
     ClientMethodOptions { context: Context::new().with_value(progress.clone()) }
 }
 
+/// That a certificate is not there is a fact and no failure of a read.
+fn none_if_absent<T>(outcome: Result<T, VaultError>) -> Result<Option<T>, VaultError> {
+    match outcome {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.status == Some(404) && error.code.as_deref() == Some(CERTIFICATE_NOT_FOUND) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn unsendable(call: &Call<'_>) -> VaultError {
-    let message =
-        format!("the request for certificate {} cannot be written as JSON; please report this", call.name);
+    let message = format!("{}: the request cannot be written; please report this", call.subject());
     VaultError::internal(message, Landed::No)
 }
 
@@ -262,84 +369,6 @@ fn checked_version(call: &Call<'_>, version: &str) -> Result<String, VaultError>
     {
         return Ok(version.to_owned());
     }
-    let message = format!("the version recorded for certificate {} is none; please report this", call.name);
+    let message = format!("{}: the version recorded for it is none; please report this", call.subject());
     Err(VaultError::internal(message, Landed::No))
-}
-
-/// The SDK takes bundle and password as strings of its own and makes JSON of them; those copies cannot be wiped from here
-/// (the operator's allocator wipes what is freed).
-fn import_parameters(import: &Import<'_>) -> ImportCertificateParameters {
-    ImportCertificateParameters {
-        base64_encoded_certificate: Some(azure_core::base64::encode(import.pfx.bytes.expose())),
-        password: Some(String::from_utf8_lossy(import.pfx.password.expose()).into_owned()),
-        certificate_attributes: Some(CertificateAttributes {
-            enabled: Some(true),
-            ..CertificateAttributes::default()
-        }),
-        certificate_policy: Some(policy(import.key_type, import.exportable)),
-        // Ours is leaf first already, each certificate before its issuer.
-        preserve_cert_order: Some(true),
-        tags: Some(import.tags.clone().into_iter().collect()),
-    }
-}
-
-/// A policy with which Key Vault never makes a version of its own: no issuer to ask, no action over the lifetime. Left out,
-/// the actions would be Key Vault's default ones.
-fn policy(key_type: KeyType, exportable: bool) -> CertificatePolicy {
-    let (kty, key_size, curve) = match key_type {
-        KeyType::Rsa { bits } => (AzureKeyType::Rsa, Some(i32::from(bits)), None),
-        KeyType::Ec(curve) => (AzureKeyType::Ec, None, Some(curve_name(curve))),
-    };
-    CertificatePolicy {
-        issuer_parameters: Some(IssuerParameters {
-            name: Some(ISSUER_UNKNOWN.into()),
-            ..IssuerParameters::default()
-        }),
-        key_properties: Some(KeyProperties {
-            exportable: Some(exportable),
-            key_type: Some(kty),
-            key_size,
-            curve,
-            reuse_key: Some(false),
-        }),
-        lifetime_actions: Some(Vec::new()),
-        secret_properties: Some(SecretProperties { content_type: Some(CONTENT_TYPE_PFX.into()) }),
-        ..CertificatePolicy::default()
-    }
-}
-
-fn curve_name(curve: Curve) -> CurveName {
-    match curve {
-        Curve::P256 => CurveName::P256,
-        Curve::P384 => CurveName::P384,
-        Curve::P521 => CurveName::P521,
-    }
-}
-
-/// What an answer says of a version; or which part of it cannot be understood.
-fn facts(call: &Call<'_>, certificate: &Certificate) -> Result<CertificateFacts, &'static str> {
-    let id = certificate.resource_id().map_err(|_| "its id is none")?;
-    let is_asked_for = id.name.eq_ignore_ascii_case(call.name.as_str())
-        && id.vault_url.trim_end_matches('/').eq_ignore_ascii_case(&call.host.url());
-    if !is_asked_for {
-        return Err("its id is another certificate's");
-    }
-    let version = id.version.filter(|version| !version.is_empty()).ok_or("its id has no version")?;
-    let thumbprint = certificate.x509_thumbprint.as_deref().ok_or("it has no thumbprint")?;
-    let attributes = certificate.attributes.as_ref();
-    Ok(CertificateFacts {
-        version,
-        thumbprint: thumbprint.try_into().map_err(|_| "its thumbprint is not a SHA-1")?,
-        leaf: certificate.cer.as_deref().map(Fingerprint::of_leaf),
-        not_after: attributes.and_then(|attributes| attributes.expires).map(|time| time.unix_timestamp()),
-        enabled: attributes
-            .and_then(|attributes| attributes.enabled)
-            .ok_or("it does not say whether it is enabled")?,
-        tags: certificate.tags.clone().unwrap_or_default().into_iter().collect(),
-        exportable: certificate
-            .policy
-            .as_ref()
-            .and_then(|policy| policy.key_properties.as_ref())
-            .and_then(|properties| properties.exportable),
-    })
 }

@@ -1,18 +1,22 @@
 //! Azure Key Vault in domain words: reads and writes of certificates, tokens, and every failure told as a `VaultError`.
 //! It reports facts and performs acts; what follows from them is left to `keyvault-sync-core` and the operator.
 
+mod act;
 mod answer;
 mod challenge;
 mod classify;
 mod client;
 mod credential;
+mod decode;
 mod error;
 mod guidance;
 mod network;
+mod parameters;
 mod token_failure;
 mod transport;
 
-pub use client::{Import, VaultClient};
+pub use client::{Listing, VaultClient};
 pub use credential::Identity;
 pub use error::{Landed, VaultError};
+pub use parameters::Import;
 pub use transport::{Transport, TransportError, TransportSettings};

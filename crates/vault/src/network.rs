@@ -20,6 +20,9 @@ pub(crate) enum NoAnswer {
     /// The request was for another host than the one it may go to; it was not sent.
     #[error("{0} is not the host this request may go to")]
     ForeignHost(String),
+    /// The request was not for an https address; it was not sent.
+    #[error("the address is not an https one")]
+    NotHttps,
     /// The host's name does not resolve.
     #[error("the name cannot be resolved ({0})")]
     Dns(String),
@@ -44,7 +47,11 @@ impl NoAnswer {
     /// Whether the request certainly never reached the server.
     pub(crate) fn is_unsent(&self) -> bool {
         match self {
-            NoAnswer::ForeignHost(_) | NoAnswer::Dns(_) | NoAnswer::Connect(_) | NoAnswer::Tls(_) => true,
+            NoAnswer::ForeignHost(_)
+            | NoAnswer::NotHttps
+            | NoAnswer::Dns(_)
+            | NoAnswer::Connect(_)
+            | NoAnswer::Tls(_) => true,
             NoAnswer::Timeout | NoAnswer::Lost(_) | NoAnswer::TooLarge => false,
         }
     }

@@ -196,13 +196,47 @@ fn parse_authority(text: &str) -> Result<String, TransportError> {
     }
 }
 
-/// Whether a write has been begun: put into a call's context, marked when its authorised request goes out.
+/// How far a call has come: put into its context, noted by the sender.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Progress(Arc<AtomicBool>);
+pub(crate) struct Progress(Arc<Steps>);
+
+#[derive(Debug, Default)]
+struct Steps {
+    is_asked: AtomicBool,
+    is_sent: AtomicBool,
+    is_answered: AtomicBool,
+}
 
 impl Progress {
+    /// Forgets everything: another request is made under the same context.
+    pub(crate) fn restart(&self) {
+        for step in [&self.0.is_asked, &self.0.is_sent, &self.0.is_answered] {
+            step.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether anything came to the sender; an error that comes nevertheless is the SDK's refusal to send.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.0.is_asked.load(Ordering::SeqCst)
+    }
+
+    /// Whether a write has been begun: its authorised request went out.
     pub(crate) fn is_sent(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.0.is_sent.load(Ordering::SeqCst)
+    }
+
+    /// Whether the answer was a success; an error that comes nevertheless is about what it says.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.0.is_answered.load(Ordering::SeqCst)
+    }
+
+    fn note_request(&self, is_write: bool) {
+        self.0.is_asked.store(true, Ordering::SeqCst);
+        self.0.is_sent.fetch_or(is_write, Ordering::SeqCst);
+    }
+
+    fn note_answer(&self, is_success: bool) {
+        self.0.is_answered.store(is_success, Ordering::SeqCst);
     }
 }
 
@@ -224,13 +258,14 @@ impl Policy for VaultSender {
         let failed = |error: NoAnswer| Error::new(ErrorKind::Io, error);
         network::check_host(request.url(), self.host.as_str()).map_err(failed)?;
         let is_authorised = request.headers().get_optional_str(&headers::AUTHORIZATION).is_some();
-        if is_authorised
-            && request.method() != Method::Get
-            && let Some(progress) = context.value::<Progress>()
-        {
-            progress.0.store(true, Ordering::SeqCst);
+        let progress = context.value::<Progress>();
+        if let Some(progress) = progress {
+            progress.note_request(is_authorised && request.method() != Method::Get);
         }
         let answer = network::exchange(&self.client, request).await.map_err(failed)?;
+        if let Some(progress) = progress {
+            progress.note_answer(answer.status().is_success());
+        }
         if answer.status() == StatusCode::Unauthorized
             && let Some(header) = answer.headers().get_optional_str(&headers::WWW_AUTHENTICATE)
             && let Some(scope) = challenge::foreign_scope(header, self.host.cloud().vault_scope())

@@ -92,6 +92,23 @@ impl World {
         Answer::of(request.send().await.unwrap()).await
     }
 
+    /// The pages of a list, followed by their `nextLink`s from `path` on.
+    pub async fn pages(&self, path: &str) -> Vec<Vec<Value>> {
+        let mut pages = Vec::new();
+        let mut page = self.get(path).await.ok();
+        loop {
+            pages.push(page["value"].as_array().unwrap().clone());
+            assert!(pages.len() <= 100, "{path} has no end");
+            let Some(link) = page["nextLink"].as_str().map(str::to_owned) else { return pages };
+            page = self.request(Method::GET, &link, Some(&self.token()), None).await.ok();
+        }
+    }
+
+    /// Puts a certificate there past REST; its version.
+    pub fn put(&self, name: &str, pfx: &[u8]) -> String {
+        self.emulator.put_certificate(VAULT, name, pfx, PASSWORD, BTreeMap::new())
+    }
+
     /// A token request to Entra ID.
     pub async fn token_request(&self, tenant: &str, form: &[(&str, &str)]) -> Answer {
         let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();

@@ -55,21 +55,33 @@ async fn every_failure_of_a_vault_has_its_reason_and_is_met_with_one_request() {
         (Effect::HugeBody { bytes: 2 * 1024 * 1024 }, Reason::VaultUnreachable, Blocked, Unknown, None),
     ] {
         let wait = wait.map(Duration::from_secs);
-        for operation in [Operation::GetCertificate, Operation::Import, Operation::UpdateCertificate] {
+        for (operation, is_write) in [
+            (Operation::GetCertificate, false),
+            (Operation::GetDeletedCertificate, false),
+            (Operation::ListCertificates, false),
+            (Operation::Import, true),
+            (Operation::UpdateCertificate, true),
+            (Operation::DeleteCertificate, true),
+            (Operation::RecoverCertificate, true),
+        ] {
             let row = format!("{operation}: {effect:?}");
             let before = world.emulator.journal().len();
             let fault = world.emulator.inject(Fault::new(effect.clone()).operation(operation).host(VAULT));
-            let error = match operation {
-                Operation::Import => import(&world.client, "web").await.expect_err(&row),
-                Operation::UpdateCertificate => world
-                    .client
-                    .set_tags(&name("web"), &made.version, &tags(&[("a", "b")]))
-                    .await
-                    .expect_err(&row),
-                _ => world.client.newest(&name("web")).await.expect_err(&row),
+            let (client, web) = (&world.client, name("web"));
+            let outcome = match operation {
+                Operation::GetCertificate => client.newest(&web).await.map(drop),
+                Operation::GetDeletedCertificate => client.deleted(&web).await.map(drop),
+                Operation::ListCertificates => client.list(9).await.map(drop),
+                Operation::Import => import(client, "web").await.map(drop),
+                Operation::UpdateCertificate => {
+                    client.set_tags(&web, &made.version, &tags(&[("a", "b")])).await.map(drop)
+                }
+                Operation::DeleteCertificate => client.delete(&web).await,
+                _ => client.recover(&web).await,
             };
+            let error = outcome.expect_err(&row);
             world.emulator.clear_fault(fault);
-            let expected_landed = if operation == Operation::GetCertificate { No } else { landed };
+            let expected_landed = if is_write { landed } else { No };
             let seen = (error.problem.reason, error.problem.reason.fault(), error.landed, error.retry_after);
             assert_eq!(seen, (reason, Some(help), expected_landed, wait), "{row}: {error}");
             check_text(&error, &secret);
@@ -227,24 +239,35 @@ async fn a_failed_exchange_is_remembered_and_shared() {
 
 #[tokio::test]
 async fn nothing_waits_longer_than_its_limit() {
-    let (reads, writes, tokens, drips) =
-        tokio::join!(World::start(), World::start(), World::start(), World::start());
-    for world in [&reads, &writes, &drips] {
+    let (reads, writes, tokens, drips, lists, deletions) = tokio::join!(
+        World::start(),
+        World::start(),
+        World::start(),
+        World::start(),
+        World::start(),
+        World::start()
+    );
+    import(&deletions.client, "web").await.unwrap();
+    for world in [&reads, &writes, &drips, &lists] {
         world.warm().await;
     }
     reads.emulator.inject(Fault::new(Effect::Hang).operation(Operation::GetCertificate));
     writes.emulator.inject(Fault::new(Effect::HangAfter).operation(Operation::Import));
     tokens.emulator.inject(Fault::new(Effect::Hang).host(AUTHORITY));
+    lists.emulator.inject(Fault::new(Effect::Hang).operation(Operation::ListCertificates));
+    deletions.emulator.inject(Fault::new(Effect::HangAfter).operation(Operation::DeleteCertificate));
     let drip = Effect::SlowDrip { bytes: 1, milliseconds: 200 };
     drips.emulator.inject(Fault::new(drip).operation(Operation::Import));
 
     let begun = tokio::time::Instant::now();
     let web = name("web");
-    let (read, write, token, drip) = tokio::join!(
+    let (read, write, token, drip, list, deletion) = tokio::join!(
         reads.client.newest(&web),
         import(&writes.client, "web"),
         import(&tokens.client, "web"),
         import(&drips.client, "web"),
+        lists.client.list(9),
+        deletions.client.delete(&web),
     );
     // Far above the limits, far below for ever.
     assert!(begun.elapsed() < Duration::from_secs(120));
@@ -253,12 +276,15 @@ async fn nothing_waits_longer_than_its_limit() {
         (write.map(|_| ()), Landed::Unknown),
         (token.map(|_| ()), Landed::No),
         (drip.map(|_| ()), Landed::Unknown),
+        (list.map(|_| ()), Landed::No),
+        (deletion, Landed::Unknown),
     ] {
         let error = outcome.unwrap_err();
         assert_eq!((error.problem.reason, error.landed), (Reason::Unavailable, landed), "{error}");
     }
     assert_eq!(writes.emulator.certificate(VAULT, "web").unwrap().versions.len(), 1);
-    for world in [&reads, &writes, &tokens, &drips] {
+    assert_eq!(deletions.emulator.certificate(VAULT, "web").unwrap().state, State::SoftDeleted);
+    for world in [&reads, &writes, &tokens, &drips, &lists, &deletions] {
         world.emulator.clear_faults();
     }
 }
@@ -270,6 +296,45 @@ async fn a_vault_that_is_not_there_is_unreachable() {
     world.emulator.clone().stop().await;
     let error = import(&world.client, "web").await.unwrap_err();
     assert_eq!((error.problem.reason, error.landed), (Reason::VaultUnreachable, Landed::No), "{error}");
+}
+
+#[tokio::test]
+async fn each_missing_permission_is_named_and_keeps_nothing_else_from_working() {
+    let world = World::start().await;
+    let (client, web) = (&world.client, name("web"));
+    let made = import(client, "web").await.unwrap();
+    let all = Permissions::certificates_officer();
+    for (permissions, action) in [
+        (Permissions { certificates_get: false, ..all }, "certificates/read"),
+        (Permissions { certificates_list: false, ..all }, "certificates/read"),
+        (Permissions { certificates_import: false, ..all }, "certificates/import/action"),
+        (Permissions { certificates_update: false, ..all }, "certificates/update/action"),
+        (Permissions { certificates_delete: false, ..all }, "certificates/delete"),
+        (Permissions { certificates_recover: false, ..all }, "certificates/recover/action"),
+    ] {
+        world.emulator.allow(VAULT, CLIENT, permissions);
+        let may = |is_allowed: bool, outcome: Result<(), VaultError>| {
+            let error = match outcome {
+                Ok(()) => return assert!(is_allowed, "{permissions:?}"),
+                Err(error) => error,
+            };
+            let seen = (is_allowed, error.problem.reason, error.landed);
+            assert_eq!(seen, (false, Reason::Forbidden, Landed::No), "{permissions:?}: {error}");
+            let named = format!("the data action Microsoft.KeyVault/vaults/{action}:");
+            assert!(error.to_string().contains(&named), "{named} in {error}");
+        };
+        let no_tags = tags(&[]);
+        may(permissions.certificates_get, client.newest(&web).await.map(drop));
+        may(permissions.certificates_get, client.deleted(&web).await.map(drop));
+        may(permissions.certificates_list, client.list(1).await.map(drop));
+        may(permissions.certificates_import, import(client, "other").await.map(drop));
+        may(permissions.certificates_update, client.set_tags(&web, &made.version, &no_tags).await.map(drop));
+        may(permissions.certificates_update, client.adopt(&web, &made.version, &no_tags).await.map(drop));
+        may(permissions.certificates_delete, client.delete(&web).await);
+        world.emulator.set_state(VAULT, "web", State::SoftDeleted);
+        may(permissions.certificates_recover, client.recover(&web).await);
+        world.emulator.set_state(VAULT, "web", State::Normal);
+    }
 }
 
 #[tokio::test]

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use keyvault_sync_core::facts::ListedFacts;
 use keyvault_sync_core::reason::Reason;
-use keyvault_sync_vault::{Landed, Transport, TransportSettings, VaultClient};
+use keyvault_sync_vault::{Landed, Listing, Transport, TransportSettings, VaultClient};
 
 use crate::liar::{Heard, Liar, answer, challenge, token};
-use crate::world::{AUTHORITY, CLIENT, TENANT, TokenFile, VAULT, host, identity, import, name};
+use crate::world::{AUTHORITY, CLIENT, TENANT, TokenFile, VAULT, host, identity, import, name, tags};
 
 const AUDIENCE: &str = "https://vault.azure.net";
 /// A certificate of another name than any that is asked for.
@@ -217,4 +218,182 @@ async fn an_import_leaves_nothing_for_the_vault_to_fill_in() {
         },
     });
     assert_eq!(body, expected);
+}
+
+#[tokio::test]
+async fn adoption_sends_tags_issuer_and_no_actions_and_nothing_else() {
+    let stage = stage_after_token(|_| answer(429, "", "")).await;
+    let version = "0123456789abcdef0123456789abcdef";
+    stage.client.adopt(&name("web"), version, &tags(&[("owner", "us")])).await.unwrap_err();
+    let heard = stage.liar.heard();
+    let write = heard.iter().find(|heard| heard.is_authorised).unwrap();
+    let path = format!("/certificates/web/{version}?api-version=2025-07-01");
+    assert_eq!((write.method.as_str(), write.path.as_str()), ("PATCH", path.as_str()));
+    let body: serde_json::Value = serde_json::from_str(&write.body).unwrap();
+    let expected = serde_json::json!({
+        "tags": {"owner": "us"},
+        "policy": {"issuer": {"name": "Unknown"}, "lifetime_actions": []},
+    });
+    assert_eq!(body, expected);
+}
+
+#[tokio::test]
+async fn an_accepted_deletion_or_recovery_is_one_whatever_the_answer_says() {
+    for body in ["", "<html>welcome</html>", "{}", "[]", FOREIGN, "\u{0}"] {
+        let stage = stage_after_token(move |_| answer(200, "", body)).await;
+        stage.client.delete(&name("web")).await.unwrap();
+        stage.client.recover(&name("web")).await.unwrap();
+    }
+    // Another success than the one there is: not understood, and not taken for a refusal.
+    for status in [201, 202, 204] {
+        let stage = stage_after_token(move |_| answer(status, "", "")).await;
+        for outcome in [stage.client.delete(&name("web")).await, stage.client.recover(&name("web")).await] {
+            let error = outcome.unwrap_err();
+            assert_eq!((error.status, error.landed), (Some(status), Landed::Unknown), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_soft_deleted_certificate_that_makes_no_sense_is_our_defect() {
+    for body in ["", "<html>welcome</html>", "{}", "[]", FOREIGN, SHORT_THUMBPRINT, NO_VERSION] {
+        let stage = stage_after_token(move |_| answer(200, "", body)).await;
+        let error = stage.client.deleted(&name("web")).await.unwrap_err();
+        let seen = (error.problem.reason, error.landed);
+        assert_eq!(seen, (Reason::InternalError, Landed::No), "{body}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn only_a_recovery_level_that_says_so_is_purge_protection() {
+    for (level, is_purge_protected) in [
+        (r#""Purgeable""#, false),
+        (r#""Recoverable+Purgeable""#, false),
+        (r#""CustomizedRecoverable+Purgeable""#, false),
+        (r#""Recoverable""#, true),
+        (r#""Recoverable+ProtectedSubscription""#, true),
+        (r#""CustomizedRecoverable""#, true),
+        (r#""CustomizedRecoverable+ProtectedSubscription""#, true),
+        ("null", false),
+    ] {
+        let body = format!(
+            r#"{{"id":"https://contoso.vault.azure.net/certificates/web/0123456789abcdef0123456789abcdef",
+            "x5t":"AAAAAAAAAAAAAAAAAAAAAAAAAAA","attributes":{{"enabled":true,"recoveryLevel":{level}}}}}"#
+        );
+        let stage = stage_after_token(move |_| answer(200, "", &body)).await;
+        let deleted = stage.client.deleted(&name("web")).await.unwrap().unwrap();
+        assert_eq!(
+            (deleted.is_purge_protected, deleted.scheduled_purge),
+            (is_purge_protected, None),
+            "{level}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_goes_on_at_another_host_gets_no_token_and_no_request_there() {
+    for link in [
+        "https://login.microsoftonline.com/x",
+        "//login.microsoftonline.com/x",
+        "https://fabrikam.vault.azure.net/x",
+        "https://contoso.vault.azure.net.evil.example.test/x",
+        "https://contoso.vault.azure.net@login.microsoftonline.com/x",
+        "https://user@contoso.vault.azure.net/x",
+        "https://contoso.vault.azure.net:8443/x",
+        "http://contoso.vault.azure.net/x",
+        "file:///x",
+    ] {
+        let body = format!(r#"{{"value":[],"nextLink":"{link}"}}"#);
+        let stage = stage_after_token(move |_| answer(200, "", &body)).await;
+        let error = stage.client.list(9).await.unwrap_err();
+        let seen = (error.problem.reason, error.landed);
+        assert_eq!(seen, (Reason::VaultUnreachable, Landed::No), "{link}: {error}");
+        assert!(error.to_string().starts_with("listing the certificates of vault contoso."), "{error}");
+        let heard = stage.liar.heard();
+        assert!(heard.iter().all(|heard| !heard.path.starts_with("/x")), "{link}: {heard:?}");
+        assert!(heard.iter().all(|heard| heard.host == VAULT || !heard.is_authorised), "{link}: {heard:?}");
+        assert_eq!(heard.iter().filter(|heard| heard.is_authorised).count(), 1, "{link}: {heard:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_without_end_ends() {
+    for link in ["https://contoso.vault.azure.net/certificates?$skiptoken=a", "/certificates", "?", "#"] {
+        let body = format!(r#"{{"value":[],"nextLink":"{link}"}}"#);
+        let stage = stage_after_token(move |_| answer(200, "", &body)).await;
+        for pages_max in [0, 1, 7] {
+            let before = stage.liar.heard().len();
+            assert_eq!(stage.client.list(pages_max).await.unwrap(), Listing::TooLong, "{link}");
+            let heard = stage.liar.heard().split_off(before);
+            let asked = heard.iter().filter(|heard| heard.is_authorised).count();
+            assert_eq!(asked, pages_max, "{link}: {heard:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn rows_that_say_nothing_are_left_out_and_odd_ones_are_told_as_they_are() {
+    const ROWS: &str = r#"{"value":[
+        {},
+        {"id":null,"tags":null,"attributes":null,"x5t":null},
+        {"id":""},
+        {"id":"web"},
+        {"id":"https://contoso.vault.azure.net"},
+        {"id":"https://contoso.vault.azure.net/certificates/"},
+        {"id":"https://contoso.vault.azure.net/secrets/web"},
+        {"id":"https://fabrikam.vault.azure.net/certificates/web"},
+        {"id":"http://contoso.vault.azure.net/certificates/web"},
+        {"id":"https://contoso.vault.azure.net/certificates/no_name_of-ours!"},
+        {"id":"https://contoso.vault.azure.net/certificates/short","x5t":"AAAA","attributes":{"enabled":true}},
+        {"id":"https://contoso.vault.azure.net/certificates/web/0123","x5t":"AAAAAAAAAAAAAAAAAAAAAAAAAAA",
+         "attributes":{"enabled":true},"tags":{"a":"b"},"somethingNew":[{}]}
+    ],"nextLink":""}"#;
+    let stage = stage_after_token(|_| answer(200, "", ROWS)).await;
+    let row =
+        |name: &str, thumbprint, enabled, tags| ListedFacts { name: name.into(), thumbprint, enabled, tags };
+    let certificates = vec![
+        row("no_name_of-ours!", None, false, tags(&[])),
+        row("short", None, true, tags(&[])),
+        row("web", Some([0; 20]), true, tags(&[("a", "b")])),
+    ];
+    assert_eq!(stage.client.list(1).await.unwrap(), Listing::Whole { certificates, pages: 1 });
+}
+
+#[tokio::test]
+async fn a_page_that_is_none_is_our_defect_and_no_empty_vault() {
+    for body in [
+        "",
+        "<html>welcome</html>",
+        "{}",
+        "[]",
+        r#"{"value":null}"#,
+        r#"{"value":{}}"#,
+        r#"{"value":[null]}"#,
+        r#"{"value":[{"id":7}]}"#,
+        r#"{"value":[{"x5t":"!"}]}"#,
+        r#"{"value":[{"tags":{"a":{}}}]}"#,
+        r#"{"value":[],"nextLink":7}"#,
+        r#"{"value":[],"nextLink":"https://[/"}"#,
+    ] {
+        let stage = stage_after_token(move |_| answer(200, "", body)).await;
+        let error = stage.client.list(9).await.unwrap_err();
+        let seen = (error.problem.reason, error.landed, error.status);
+        assert_eq!(seen, (Reason::InternalError, Landed::No, Some(200)), "{body}: {error}");
+        assert!(error.to_string().starts_with("listing the certificates of vault contoso."), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_huge_answer_is_not_read() {
+    let stage = stage_after_token(|_| answer(200, "", &" ".repeat(2 * 1024 * 1024))).await;
+    let web = name("web");
+    for (error, landed) in [
+        (stage.client.list(9).await.unwrap_err(), Landed::No),
+        (stage.client.deleted(&web).await.unwrap_err(), Landed::No),
+        (stage.client.delete(&web).await.unwrap_err(), Landed::Unknown),
+        (stage.client.recover(&web).await.unwrap_err(), Landed::Unknown),
+    ] {
+        assert_eq!((error.problem.reason, error.landed), (Reason::VaultUnreachable, landed), "{error}");
+        assert!(error.to_string().contains("larger than"), "{error}");
+    }
 }

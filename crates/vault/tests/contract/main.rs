@@ -1,9 +1,12 @@
 //! The adapter against the emulator, over HTTPS and with real tokens, and against a server that lies.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's way to fail")]
 
+mod adoption;
 mod failures;
 mod liar;
 mod lies;
+mod listing;
+mod soft_delete;
 mod world;
 
 use keyvault_emulator::{Operation, Permissions};
@@ -65,9 +68,53 @@ async fn an_import_is_read_back_as_it_was_made_under_a_policy_that_never_renews(
         assert_eq!(version.policy["issuer"]["name"], "Unknown", "{text}");
         assert_eq!(version.policy["secret_props"]["contentType"], "application/x-pkcs12", "{text}");
         assert_eq!(version.policy["lifetime_actions"], json!([]), "{text}");
+        assert!(version.enabled && !version.exportable && version.has_key, "{text}");
+        assert_eq!(version.tags, tags, "{text}");
         for (key, value) in key_properties.as_object().unwrap() {
             assert_eq!(&version.policy["key_props"][key], value, "{text}: {key}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_version_may_have_another_key_type_than_the_one_before() {
+    let world = World::start().await;
+    let rows = [
+        (&rcgen::PKCS_RSA_SHA256, true, json!({"kty": "RSA", "key_size": 2048})),
+        (&rcgen::PKCS_ECDSA_P384_SHA384, false, json!({"kty": "EC", "crv": "P-384"})),
+        (&rcgen::PKCS_RSA_SHA256, true, json!({"kty": "RSA", "key_size": 2048, "crv": null})),
+    ];
+    let mut made = Vec::new();
+    for (algorithm, exportable, key_properties) in &rows {
+        let chain = chain(algorithm);
+        let (pfx, key_type, exportable) = (bundle(&chain), chain.key_type(), *exportable);
+        let wanted = Import { pfx: &pfx, key_type, exportable, tags: &tags(&[]) };
+        let facts = world.client.import(&name("web"), &wanted).await.unwrap();
+        assert_eq!((facts.thumbprint, facts.exportable), (chain.thumbprint(), Some(exportable)));
+        assert_eq!(world.client.newest(&name("web")).await.unwrap().as_ref(), Some(&facts));
+        let policy = world.emulator.certificate(VAULT, "web").unwrap().policy;
+        for (key, value) in key_properties.as_object().unwrap() {
+            assert_eq!(&policy["key_props"][key], value, "{key}");
+        }
+        made.push(facts.version);
+    }
+    let stored = world.emulator.certificate(VAULT, "web").unwrap().versions;
+    assert_eq!(stored.into_iter().map(|version| version.version).collect::<Vec<_>>(), made);
+}
+
+#[tokio::test]
+async fn whether_a_key_may_leave_is_what_the_policy_in_force_says() {
+    let world = World::start().await;
+    let chain = chain(&rcgen::PKCS_ECDSA_P256_SHA256);
+    let (pfx, tags) = (bundle(&chain), tags(&[]));
+    let mut versions = Vec::new();
+    for exportable in [true, false] {
+        let wanted = Import { pfx: &pfx, key_type: chain.key_type(), exportable, tags: &tags };
+        versions.push(world.client.import(&name("web"), &wanted).await.unwrap().version);
+    }
+    for version in &versions {
+        let facts = world.client.version(&name("web"), version).await.unwrap().unwrap();
+        assert_eq!(facts.exportable, Some(false));
     }
 }
 
@@ -103,6 +150,37 @@ async fn tags_are_set_on_the_version_there_is_and_a_disabled_one_stays_disabled(
         [(tags(&[("team", "web")]), true), (wanted, false)],
         "no new version, the older one untouched"
     );
+}
+
+#[tokio::test]
+async fn every_call_is_one_request_with_the_token_and_the_challenge_there_are() {
+    let world = World::start().await;
+    world.warm().await;
+    let (client, web, tags) = (&world.client, name("web"), tags(&[]));
+    let before = world.emulator.journal().len();
+    let made = import(client, "web").await.unwrap();
+    client.newest(&web).await.unwrap();
+    client.version(&web, &made.version).await.unwrap();
+    client.set_tags(&web, &made.version, &tags).await.unwrap();
+    client.adopt(&web, &made.version, &tags).await.unwrap();
+    client.list(1).await.unwrap();
+    client.delete(&web).await.unwrap();
+    client.deleted(&web).await.unwrap();
+    client.recover(&web).await.unwrap();
+    let calls = world.emulator.journal().split_off(before);
+    let seen: Vec<_> = calls.iter().map(|call| (call.operation, call.status)).collect();
+    let expected = [
+        Operation::Import,
+        Operation::GetCertificate,
+        Operation::GetCertificate,
+        Operation::UpdateCertificate,
+        Operation::UpdateCertificate,
+        Operation::ListCertificates,
+        Operation::DeleteCertificate,
+        Operation::GetDeletedCertificate,
+        Operation::RecoverCertificate,
+    ];
+    assert_eq!(seen, expected.map(|operation| (operation, Some(200))));
 }
 
 #[tokio::test]
