@@ -41,10 +41,10 @@ pub enum Method {
     },
 }
 
-/// Chooses what costs fewer calls. `total` is how many certificates the vault held when it was listed last, ours and
-/// others', if that is known; without it, it is taken for what is claimed.
-pub fn method(claimed: usize, total: Option<usize>, may_list: bool) -> Method {
-    let pages = total.unwrap_or(claimed).max(1).div_ceil(PAGE);
+/// Chooses what costs fewer calls. `pages` is how many the list had when it was read last, others' certificates among ours;
+/// where that is not known, the vault is taken to hold what is claimed.
+pub fn method(claimed: usize, pages: Option<usize>, may_list: bool) -> Method {
+    let pages = pages.unwrap_or_else(|| claimed.div_ceil(PAGE));
     match claimed {
         0 => Method::Not,
         _ if !may_list || pages >= claimed => Method::Singly,
@@ -99,18 +99,18 @@ mod tests {
 
     #[test]
     fn what_costs_fewer_calls_is_chosen() {
-        for (claimed, total, may_list, method_) in [
+        for (claimed, pages, may_list, chosen) in [
             (0, None, true, Method::Not),
             (1, None, true, Method::Singly),
             (2, None, true, Method::List { pages_max: 1 }),
             (30, None, true, Method::List { pages_max: 29 }),
             (30, None, false, Method::Singly),
-            (3, Some(50), true, Method::List { pages_max: 2 }),
-            (3, Some(51), true, Method::Singly),
-            (500, Some(12_475), true, Method::List { pages_max: 499 }),
-            (500, Some(12_476), true, Method::Singly),
+            (3, Some(2), true, Method::List { pages_max: 2 }),
+            (3, Some(3), true, Method::Singly),
+            (500, Some(499), true, Method::List { pages_max: 499 }),
+            (500, Some(500), true, Method::Singly),
         ] {
-            assert_eq!(method(claimed, total, may_list), method_, "{claimed} of {total:?}");
+            assert_eq!(method(claimed, pages, may_list), chosen, "{claimed} on {pages:?} pages");
         }
     }
 }

@@ -2,7 +2,9 @@
 //! Which claims there are is left to the sync controller; what to do, to `keyvault_sync_core::push`.
 
 pub(crate) mod apply;
+pub(crate) mod copies;
 pub(crate) mod observe;
+pub(crate) mod release;
 pub(crate) mod resolve;
 pub(crate) mod status;
 
@@ -13,8 +15,11 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use keyvault_sync_api::KeyVaultCertificate;
 use keyvault_sync_core::chain::CertificateChain;
-use keyvault_sync_core::push::{Look, Next, Observed, Record, decide};
+use keyvault_sync_core::names::ClaimName;
+use keyvault_sync_core::ownership::Owner;
+use keyvault_sync_core::push::{Look, Next, Observed, OwnerState, Record, decide};
 use keyvault_sync_core::reason::{Problem, Reason};
+use keyvault_sync_vault::{VaultClient, VaultError};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use tokio::sync::OwnedSemaphorePermit;
@@ -22,11 +27,13 @@ use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::pace::{Permit, Turn};
+use crate::sync::orphan;
 use observe::Route;
 use status::Outcome;
 
-/// A round looks at most at the Secret, the newest and the recorded version, twice if it had to wait for its turn.
-const STEPS_MAX: usize = 8;
+/// A round looks at most at the Secret, the newest, the recorded and the deleted version and the owner, twice if it had to wait
+/// for its turn.
+const STEPS_MAX: usize = 12;
 /// When a round that the end of the operator cut short would come again.
 const STOPPING: Duration = Duration::from_secs(60);
 /// What a race with another writer costs.
@@ -42,7 +49,7 @@ pub(crate) async fn reconcile(
     }
     let claim = context.world.written.newest(claim);
     if claim.spec.release.is_some() {
-        return Ok(apply::give_up(&claim, &context).await);
+        return Ok(release::give_up(claim, &context).await);
     }
     Ok(Round::begin(claim, &context).run().await)
 }
@@ -74,6 +81,8 @@ impl<'a> Round<'a> {
                 Next::ReadSecret => self.read_secret().await,
                 Next::ReadNewest => self.read_newest().await,
                 Next::ReadRecorded => self.read_recorded().await,
+                Next::ReadDeleted => self.read_deleted().await,
+                Next::AskOwner(owner) => self.ask_owner(&owner).await,
                 Next::Write(write) => return apply::write(self, write).await,
                 Next::Wait { until } => return wait_until(until, self.observed.now),
                 Next::Suspended => Some(Outcome::Suspended),
@@ -116,14 +125,19 @@ impl<'a> Round<'a> {
         let Ok(place) = Arc::clone(&self.context.in_memory).acquire_owned().await else {
             return Some(Outcome::Later(STOPPING));
         };
-        match resolve::content(&self.claim, self.context, self.observed.now).await {
-            Ok(resolve::Source::Missing) => {
+        let Some(source) = observe::sources(&self.claim).into_iter().next() else {
+            let problem =
+                Problem::new(Reason::InternalError, "the claim names no Secret: please report this");
+            return Some(Outcome::problem(problem));
+        };
+        match resolve::content(&source, self.context, self.observed.now).await {
+            Ok(resolve::Found::Missing) => {
                 self.observed.source = None;
                 let problem = Problem::new(Reason::SecretNotFound, "the Secret does not exist");
                 self.observed.content = Look::Seen(Err(problem));
                 None
             }
-            Ok(resolve::Source::Read { version, chain }) => {
+            Ok(resolve::Found::Read { version, chain }) => {
                 self.observed.source = Some(version);
                 self.observed.content = Look::Seen(match chain {
                     Ok(chain) => {
@@ -187,18 +201,8 @@ impl<'a> Round<'a> {
             Ok(false) => return self.context.stop.is_cancelled().then_some(Outcome::Later(STOPPING)),
             Err(pause) => return Some(Outcome::paused(&route.vault.host, pause)),
         }
-        let answer = match self.context.vaults.client(&route.vault.host, &route.vault.identity) {
-            Ok(client) => client.newest(&route.name).await,
-            Err(error) => Err(error),
-        };
-        self.context.met(&route.vault, "get", &answer);
-        match answer {
-            Ok(newest) => {
-                self.observed.newest = Look::Seen(newest);
-                None
-            }
-            Err(error) => Some(Outcome::vault(&error, true)),
-        }
+        let newest = ask(self.context, &route, "get", async |client| client.newest(&route.name).await).await;
+        self.seen(newest, |observed, newest| observed.newest = Look::Seen(newest))
     }
 
     async fn read_recorded(&mut self) -> Option<Outcome> {
@@ -208,14 +212,46 @@ impl<'a> Round<'a> {
                 "a version to read that is not recorded",
             )));
         };
-        let answer = match self.context.vaults.client(&route.vault.host, &route.vault.identity) {
-            Ok(client) => client.version(&route.name, &record.version).await,
-            Err(error) => Err(error),
+        let read = async |client: Arc<VaultClient>| client.version(&route.name, &record.version).await;
+        let recorded = ask(self.context, &route, "get", read).await;
+        self.seen(recorded, |observed, recorded| observed.recorded = Look::Seen(recorded))
+    }
+
+    async fn read_deleted(&mut self) -> Option<Outcome> {
+        let route = match self.route.clone() {
+            Ok(route) => route,
+            Err(problem) => return Some(Outcome::problem(problem)),
         };
-        self.context.met(&route.vault, "get", &answer);
+        let read = async |client: Arc<VaultClient>| client.deleted(&route.name).await;
+        let deleted = ask(self.context, &route, "get_deleted", read).await;
+        self.seen(deleted, |observed, deleted| observed.deleted = Look::Seen(deleted))
+    }
+
+    async fn ask_owner(&mut self, owner: &Owner) -> Option<Outcome> {
+        let route = match &self.route {
+            Ok(route) => route,
+            Err(problem) => return Some(Outcome::problem(problem.clone())),
+        };
+        let claim = ClaimName::new(&route.name, &route.vault.host);
+        let state = orphan::state_of(owner.kind, &owner.namespace, &owner.name, &claim, self.context).await;
+        self.observed.owner = Look::Seen(match state {
+            orphan::OwnerState::Wants => OwnerState::Wants,
+            orphan::OwnerState::Elsewhere => OwnerState::Elsewhere,
+            orphan::OwnerState::Gone => OwnerState::Gone,
+            orphan::OwnerState::Unclear => OwnerState::Unclear,
+        });
+        None
+    }
+
+    /// Takes a look into what the decision rests on, or ends the round with why there is none.
+    fn seen<T>(
+        &mut self,
+        answer: Result<T, VaultError>,
+        enter: impl FnOnce(&mut Observed, T),
+    ) -> Option<Outcome> {
         match answer {
-            Ok(recorded) => {
-                self.observed.recorded = Look::Seen(recorded);
+            Ok(seen) => {
+                enter(&mut self.observed, seen);
                 None
             }
             Err(error) => Some(Outcome::vault(&error, true)),
@@ -224,11 +260,27 @@ impl<'a> Round<'a> {
 
     /// Writes the outcome down and says when to look again.
     async fn end(self, outcome: Outcome) -> Action {
-        let Round { context, claim, route, observed, content, permit, .. } = self;
+        let Round { context, claim, observed, content, permit, .. } = self;
         // Neither the Secret nor the turn at the vault is needed for the rest.
         drop((content, permit));
-        status::report(context, &claim, route.as_ref().ok(), &observed, outcome).await
+        let copies = copies::compare(&claim, context, &observed, &outcome).await;
+        status::report(context, &claim, &observed, outcome, copies).await
     }
+}
+
+/// One call of a vault, counted, and with its consequences for the vault's pace and condition.
+pub(crate) async fn ask<T>(
+    context: &Context,
+    route: &Route,
+    operation: &'static str,
+    call: impl AsyncFnOnce(Arc<VaultClient>) -> Result<T, VaultError>,
+) -> Result<T, VaultError> {
+    let answer = match context.vaults.client(&route.vault.host, &route.vault.identity) {
+        Ok(client) => call(client).await,
+        Err(error) => Err(error),
+    };
+    context.met(&route.vault, operation, &answer);
+    answer
 }
 
 fn wait_until(until: i64, now: i64) -> Action {

@@ -10,7 +10,8 @@ use k8s_openapi::jiff::Timestamp;
 use keyvault_sync_api::conditions::{self, Holds, READY, Statement};
 use keyvault_sync_api::constants::{GROUP, KEY_VAULT_FIELD_MANAGER, VERSION};
 use keyvault_sync_api::{Grant as GrantSpec, KeyVault, KeyVaultStatus, LabelOperator, LabelSelector};
-use keyvault_sync_core::grants::{Grant, Requirement};
+use keyvault_sync_core::grants::Grant;
+use keyvault_sync_core::labels::Requirement;
 use keyvault_sync_core::names::VaultHost;
 use keyvault_sync_core::reason::{Problem, Reason};
 use keyvault_sync_vault::Identity;
@@ -107,10 +108,12 @@ pub(crate) fn unsupported(field: &str, instead: &str) -> Problem {
 }
 
 fn grant(grant: &GrantSpec) -> Result<Grant, Problem> {
-    if !grant.adopt.is_empty() {
-        return Err(unsupported("grants[].adopt", "remove it"));
-    }
-    Grant::new(&grant.namespaces.names, grant.namespaces.selector.as_ref().map(requirements), &grant.push)
+    Grant::new(
+        &grant.namespaces.names,
+        grant.namespaces.selector.as_ref().map(requirements),
+        &grant.push,
+        &grant.adopt,
+    )
 }
 
 fn requirements(selector: &LabelSelector) -> Vec<Requirement> {

@@ -43,6 +43,14 @@ impl CallError {
         self.status().is_some_and(|status| matches!(status.code, 404 | 409))
     }
 
+    /// The API server says of this very object that it is not there. A 404 without its name may be about its kind, or come
+    /// from something in between.
+    pub(crate) fn says_missing(&self, name: &str) -> bool {
+        self.status().is_some_and(|status| {
+            status.code == 404 && status.details.as_ref().is_some_and(|details| details.name == name)
+        })
+    }
+
     /// The answer of the API server, where it gave one.
     pub(crate) fn status(&self) -> Option<&Status> {
         match self {

@@ -5,6 +5,7 @@ mod certificate;
 mod context;
 mod disposition;
 mod health;
+mod inventory;
 mod keyvault;
 mod kubernetes;
 mod memory;
@@ -127,6 +128,13 @@ async fn control(
     readiness: &Readiness,
 ) -> anyhow::Result<()> {
     let mut tasks = tokio::task::JoinSet::new();
+    let inventory = inventory::run(Arc::clone(context));
+    tasks.spawn(async move {
+        inventory.await;
+        // It ends with the operator alone; that is no failure.
+        std::future::pending::<()>().await;
+        "inventory"
+    });
     for (what, watch) in watches {
         tasks.spawn(async move {
             watch.await;
@@ -160,7 +168,7 @@ async fn control(
             tracing::warn!("stopped before everything in hand was finished; announced writes are looked for at the next start");
             Ok(())
         }
-        ended = tasks.join_next() => anyhow::bail!("the watch of {:?} ended", ended),
+        ended = tasks.join_next() => anyhow::bail!("a task that lasts as long as the operator ended: {ended:?}"),
     }
 }
 

@@ -59,8 +59,11 @@ pub(crate) struct Rounds(Mutex<HashMap<String, RoundMemory>>);
 #[derive(Clone, Copy, Debug, Default)]
 struct RoundMemory {
     failures: u32,
-    compared: Option<i64>,
+    /// A comparison with the vault was asked for and not made yet.
+    compare: bool,
     changed_at: Option<Instant>,
+    /// Since when the claim is given up, and how often its end failed.
+    release: Option<(i64, u32)>,
     /// An announcement from the future, and when it was first seen.
     ahead: Option<(i64, i64)>,
 }
@@ -79,20 +82,38 @@ impl Rounds {
         })
     }
 
+    /// Failed attempts so far to end the claim that is given up since then (unix seconds).
+    pub(crate) fn release_failures(&self, uid: &str, since: i64) -> u32 {
+        self.with(uid, |round| {
+            round.release.filter(|(begun, _)| *begun == since).map_or(0, |(_, times)| times)
+        })
+    }
+
+    /// Another one; how many there were with it.
+    pub(crate) fn release_failed(&self, uid: &str, since: i64) -> u32 {
+        let times = self.release_failures(uid, since).saturating_add(1);
+        self.with(uid, |round| round.release = Some((since, times)));
+        times
+    }
+
     /// No failure.
     pub(crate) fn went_well(&self, uid: &str) {
         self.with(uid, |round| round.failures = 0);
     }
 
-    /// Whether the comparison of this tick is still to be made. The tick in which a claim is first seen counts as
-    /// made: a restart costs no call.
-    pub(crate) fn is_comparison_due(&self, uid: &str, tick: i64) -> bool {
-        self.with(uid, |round| *round.compared.get_or_insert(tick) != tick)
+    /// The vault is to be looked at in the next round.
+    pub(crate) fn ask_comparison(&self, uid: &str) {
+        self.with(uid, |round| round.compare = true);
     }
 
-    /// The comparison of this tick was made.
-    pub(crate) fn compared(&self, uid: &str, tick: i64) {
-        self.with(uid, |round| round.compared = Some(tick));
+    /// Whether it still is.
+    pub(crate) fn is_comparison_due(&self, uid: &str) -> bool {
+        self.with(uid, |round| round.compare)
+    }
+
+    /// The vault was looked at.
+    pub(crate) fn compared(&self, uid: &str) {
+        self.with(uid, |round| round.compare = false);
     }
 
     /// When (unix seconds) an announcement of this time, which is still to come, was first seen.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
+use keyvault_sync_api::Duration as Span;
 use keyvault_sync_core::names::Cloud;
 use keyvault_sync_core::ownership::ClusterId;
 use keyvault_sync_core::pfx::PfxEncryption;
@@ -45,6 +46,16 @@ pub(crate) struct Settings {
     /// Encryption of the PKCS#12 bundles sent to the vault: aes256-sha256, or 3des-sha1 for a vault that refuses it.
     #[arg(long, env = "KEYVAULT_SYNC_PFX_ENCRYPTION", default_value = "aes256-sha256")]
     pub pfx_encryption: PfxEncryption,
+
+    /// How long copies of one certificate in several namespaces may differ before they are a NameCollision (they arrive one
+    /// after the other), for example 2m.
+    #[arg(long, env = "KEYVAULT_SYNC_COPIES_PATIENCE", default_value = "2m")]
+    pub copies_patience: Span,
+
+    /// How long the deletion of a certificate in a vault is tried, attempt after attempt, before the certificate is left there
+    /// (LeftInVault), for example 1h.
+    #[arg(long, env = "KEYVAULT_SYNC_DELETION_EFFORT", default_value = "1h")]
+    pub deletion_effort: Span,
 
     /// Entra ID tenant of the operator's workload identity; the workload identity webhook sets it.
     #[arg(long, env = "AZURE_TENANT_ID")]

@@ -1,12 +1,12 @@
 //! One vault write: announced in the claim, carried out in a task that nothing cancels, its receipt handed to the report.
-//! And the end of a claim that is given up. What to write was decided before.
+//! What to write was decided before.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use keyvault_sync_api::conditions::whole_seconds;
-use keyvault_sync_api::{Act as ApiAct, DeletionPolicy, InFlight, KeyVaultCertificate};
+use keyvault_sync_api::{Act as ApiAct, InFlight, KeyVaultCertificate};
 use keyvault_sync_core::facts::CertificateFacts;
 use keyvault_sync_core::key::KeyType;
 use keyvault_sync_core::names::CertificateName;
@@ -16,20 +16,18 @@ use keyvault_sync_core::reason::{Problem, Reason};
 use keyvault_sync_core::{chain::CertificateChain, ownership::Tags};
 use keyvault_sync_vault::{Import, Landed, VaultClient, VaultError};
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::api::{Api, PostParams};
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
-use super::status::{Outcome, Receipt};
+use super::status::{Deed, Outcome, Receipt};
 use super::{RACE_RETRY, Round, now, observe};
 use crate::context::Context;
 use crate::kubernetes::{CallError, call};
 use crate::watch::describe;
 
 /// See [`ANNOUNCE_TIME_LIMIT_SECS`].
-const ANNOUNCE_TIME_LIMIT: Duration = Duration::from_secs(ANNOUNCE_TIME_LIMIT_SECS.unsigned_abs());
-/// When a claim that could not be removed is tried again.
-const GIVE_UP_RETRY: Duration = Duration::from_secs(5);
+pub(super) const ANNOUNCE_TIME_LIMIT: Duration = Duration::from_secs(ANNOUNCE_TIME_LIMIT_SECS.unsigned_abs());
 
 /// Carries out one write and ends the round.
 pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
@@ -69,28 +67,35 @@ pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
         return Action::requeue(RACE_RETRY);
     }
     let answer = carry_out(client, route.name.clone(), request).await;
-    let operation = match write {
-        Write::Import { .. } => "import",
-        Write::Retag { .. } => "update",
-    };
-    round.context.met(&route.vault, operation, &answer);
+    round.context.met(&route.vault, operation(&write), &answer);
     let outcome = match answer {
         Ok(facts) => {
-            let receipt = receipt(&round, write, facts);
             if let Some(seen) = round.context.world.rounds.pushed(&round.claim.uid().unwrap_or_default()) {
                 round.context.metrics.push_seconds.observe(Instant::now().duration_since(seen).as_secs_f64());
             }
-            Outcome::Written(Box::new(receipt))
+            outcome(&round, write, facts)
         }
         Err(error) => Outcome::vault(&error, error.landed == Landed::Unknown),
     };
     round.end(outcome).await
 }
 
+fn operation(write: &Write) -> &'static str {
+    match write {
+        Write::Import { .. } => "import",
+        Write::Adopt { .. } | Write::Retag { .. } => "update",
+        Write::Recover { .. } => "recover",
+        Write::Delete => "delete",
+    }
+}
+
 /// A write with everything it needs, ready to be sent.
 enum Request {
     Import { pfx: Pfx, key_type: KeyType, exportable: bool, tags: Tags },
+    Adopt { version: String, tags: Tags },
     Retag { version: String, tags: Tags },
+    Recover,
+    Delete,
 }
 
 fn prepare(round: &Round<'_>, write: &Write) -> Result<Request, Problem> {
@@ -98,6 +103,11 @@ fn prepare(round: &Round<'_>, write: &Write) -> Result<Request, Problem> {
         Write::Retag { version, tags, .. } => {
             Ok(Request::Retag { version: version.clone(), tags: tags.clone() })
         }
+        Write::Adopt { version, tags, .. } => {
+            Ok(Request::Adopt { version: version.clone(), tags: tags.clone() })
+        }
+        Write::Recover { .. } => Ok(Request::Recover),
+        Write::Delete => Ok(Request::Delete),
         Write::Import { tags, .. } => {
             let Some((chain, _)) = &round.content else {
                 return Err(Problem::new(
@@ -124,19 +134,23 @@ fn bundle(chain: &CertificateChain, context: &Context) -> Result<Pfx, Problem> {
 }
 
 /// Says in the claim what is about to be done, so that whoever comes after a crash knows where to look.
-async fn announce(
+pub(super) async fn announce(
     claim: &Arc<KeyVaultCertificate>,
     context: &Context,
     write: &Write,
 ) -> Result<Arc<KeyVaultCertificate>, CallError> {
     let announcement = write.announcement(now());
-    let mut status = claim.status.clone().unwrap_or_default();
+    let mut status = super::status::of(claim);
+    status.claim_uid = claim.uid();
     status.in_flight = Some(InFlight {
         act: match announcement.act {
             Act::Import => ApiAct::Import,
+            Act::Adopt => ApiAct::Adopt,
             Act::Retag => ApiAct::Retag,
+            Act::Recover => ApiAct::Recover,
+            Act::Delete => ApiAct::Delete,
         },
-        fingerprint: Some(announcement.fingerprint.to_string()),
+        fingerprint: announcement.fingerprint.map(|fingerprint| fingerprint.to_string()),
         since: whole_seconds(Timestamp::from_second(announcement.since).unwrap_or_default()),
     });
     replace_status(claim, context, status).await
@@ -163,13 +177,17 @@ async fn carry_out(
     client: Arc<VaultClient>,
     name: CertificateName,
     request: Request,
-) -> Result<CertificateFacts, VaultError> {
+) -> Result<Option<CertificateFacts>, VaultError> {
     let task = tokio::spawn(async move {
         match request {
             Request::Import { pfx, key_type, exportable, tags } => {
-                client.import(&name, &Import { pfx: &pfx, key_type, exportable, tags: &tags }).await
+                let import = Import { pfx: &pfx, key_type, exportable, tags: &tags };
+                client.import(&name, &import).await.map(Some)
             }
-            Request::Retag { version, tags } => client.set_tags(&name, &version, &tags).await,
+            Request::Adopt { version, tags } => client.adopt(&name, &version, &tags).await.map(Some),
+            Request::Retag { version, tags } => client.set_tags(&name, &version, &tags).await.map(Some),
+            Request::Recover => client.recover(&name).await.map(|()| None),
+            Request::Delete => client.delete(&name).await.map(|()| None),
         }
     });
     task.await.unwrap_or_else(|error| {
@@ -180,52 +198,41 @@ async fn carry_out(
     })
 }
 
-fn receipt(round: &Round<'_>, write: Write, facts: CertificateFacts) -> Receipt {
-    let warning = round.content.as_ref().and_then(|(chain, _)| chain.incomplete().map(str::to_owned));
-    match write {
-        Write::Import { why, fingerprint, foreign_write, .. } => {
-            let not_after = round.content.as_ref().map_or(0, |(chain, _)| chain.not_after());
-            let record =
-                Record { version: facts.version, thumbprint: facts.thumbprint, fingerprint, not_after };
-            Receipt { record, why: Some(why), foreign_write, dropped: vec![], set: vec![], warning }
-        }
-        Write::Retag { record, dropped, set, .. } => {
-            let foreign_write = round.observed.memory.foreign_write.clone();
-            Receipt { record, why: None, foreign_write, dropped, set, warning }
-        }
-    }
+/// Deletes a certificate, announced before, in a task of its own.
+pub(super) async fn delete(client: Arc<VaultClient>, name: CertificateName) -> Result<(), VaultError> {
+    carry_out(client, name, Request::Delete).await.map(drop)
 }
 
-/// Ends a claim that is given up. With `Retain` the vault is not touched; nothing else is built so far, and a claim that
-/// asks for more stays.
-pub(super) async fn give_up(claim: &KeyVaultCertificate, context: &Context) -> Action {
-    if claim.spec.deletion_policy != DeletionPolicy::Retain {
-        tracing::error!(
-            kind = "KeyVaultCertificate",
-            name = claim.name_any(),
-            "a claim asks for deletion in the vault, which this version does not do: it stays"
-        );
-        return Action::await_change();
-    }
-    let api: Api<KeyVaultCertificate> = Api::all(context.client.clone());
-    let params = DeleteParams {
-        preconditions: Some(Preconditions { uid: claim.uid(), resource_version: claim.resource_version() }),
-        ..DeleteParams::default()
+/// What a write that was carried out leaves.
+fn outcome(round: &Round<'_>, write: Write, facts: Option<CertificateFacts>) -> Outcome {
+    let warning = round.content.as_ref().and_then(|(chain, _)| chain.incomplete().map(str::to_owned));
+    let memory = &round.observed.memory;
+    let receipt = match write {
+        Write::Import { why, fingerprint, foreign_write, from, .. } => {
+            let not_after = round.content.as_ref().map_or(0, |(chain, _)| chain.not_after());
+            let Some(facts) = facts else { return unanswered() };
+            let record =
+                Record { version: facts.version, thumbprint: facts.thumbprint, fingerprint, not_after };
+            let deed = Deed::Imported { why, from };
+            Receipt { record, deed, foreign_write, adopted_with: None, warning }
+        }
+        Write::Adopt { record, with, from, .. } => {
+            let deed = Deed::Adopted { from };
+            Receipt { record, deed, foreign_write: None, adopted_with: Some(with), warning }
+        }
+        Write::Retag { record, dropped, set, foreign_write, .. } => {
+            let deed = Deed::Retagged { dropped, set };
+            Receipt { record, deed, foreign_write, adopted_with: memory.adopted_with.clone(), warning }
+        }
+        Write::Recover { is_ours } => return Outcome::Recovered { is_ours },
+        Write::Delete => return unanswered(),
     };
-    match call("removal of a claim", api.delete(&claim.name_any(), &params)).await {
-        Ok(_) => {
-            tracing::info!(
-                kind = "KeyVaultCertificate",
-                name = claim.name_any(),
-                namespace = crate::owner::namespace(claim),
-                "claim given up; the certificate stays in the vault"
-            );
-            Action::await_change()
-        }
-        Err(error) if error.is_race() => Action::requeue(RACE_RETRY),
-        Err(error) => {
-            tracing::warn!(kind = "KeyVaultCertificate", name = claim.name_any(), error = %describe(&error), "claim not removed");
-            Action::requeue(GIVE_UP_RETRY)
-        }
-    }
+    Outcome::Written(Box::new(receipt))
+}
+
+fn unanswered() -> Outcome {
+    Outcome::problem(Problem::new(
+        Reason::InternalError,
+        "a write to the vault has no answer that fits it: please report this",
+    ))
 }

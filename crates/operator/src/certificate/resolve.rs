@@ -2,22 +2,23 @@
 //! What is done with it is left to the decision.
 
 use k8s_openapi::api::core::v1::Secret;
-use keyvault_sync_api::KeyVaultCertificate;
 use keyvault_sync_core::chain::{CertificateChain, SecretEntries};
+use keyvault_sync_core::fingerprint::Fingerprint;
 use keyvault_sync_core::push::{Content, SourceVersion};
-use keyvault_sync_core::reason::{Problem, Reason};
+use keyvault_sync_core::reason::Problem;
 use keyvault_sync_core::secret_bytes::SecretBytes;
 use kube::ResourceExt;
 use kube::api::Api;
 
+use super::observe::Source;
 use crate::context::Context;
-use crate::kubernetes::{CallError, call};
+use crate::kubernetes::call;
 
 /// Where cert-manager and others put the issuer's certificate.
 const CA_ENTRY: &str = "ca.crt";
 
 /// What a read of a Secret gives.
-pub(crate) enum Source {
+pub(crate) enum Found {
     /// There is no such Secret.
     Missing,
     /// This edition of it, and what it holds.
@@ -29,23 +30,17 @@ pub(crate) enum Source {
     },
 }
 
-/// Reads the Secret that a claim pushes, in the namespace of the claim's owner and nowhere else.
+/// Reads a Secret that a claim pushes from.
 ///
 /// # Errors
 /// The API server did not answer, or refused.
-pub(crate) async fn content(
-    claim: &KeyVaultCertificate,
-    context: &Context,
-    now: i64,
-) -> Result<Source, Problem> {
-    let Some(source) = claim.spec.sources.first() else {
-        return Err(Problem::new(Reason::InternalError, "the claim names no Secret: please report this"));
-    };
-    let namespace = crate::owner::namespace(claim);
+pub(crate) async fn content(source: &Source, context: &Context, now: i64) -> Result<Found, Problem> {
+    let namespace = &source.namespace;
     let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
-    let secret = match call("a Secret", api.get(&source.secret_name)).await {
+    let secret = match call("a Secret", api.get(&source.name)).await {
         Ok(secret) => secret,
-        Err(error) if is_missing(&error) => return Ok(Source::Missing),
+        // Anything else that is 404 is no statement about this Secret.
+        Err(error) if error.says_missing(&source.name) => return Ok(Found::Missing),
         Err(error) => return Err(error.problem()),
     };
     let version = SourceVersion {
@@ -69,19 +64,17 @@ pub(crate) async fn content(
         ca: authority.as_deref(),
     };
     let chain = CertificateChain::from_entries(&entries, now).map_err(|problem| {
-        Problem::new(
-            problem.reason,
-            format!("Secret {namespace}/{}: {}", source.secret_name, problem.message),
-        )
+        Problem::new(problem.reason, format!("Secret {namespace}/{}: {}", source.name, problem.message))
     });
-    Ok(Source::Read { version, chain })
-}
-
-fn is_missing(error: &CallError) -> bool {
-    error.status().is_some_and(|status| status.code == 404)
+    Ok(Found::Read { version, chain })
 }
 
 /// What the decision needs to know of a chain.
 pub(crate) fn facts(chain: &CertificateChain) -> Content {
-    Content { fingerprint: chain.fingerprint(), thumbprint: chain.thumbprint(), not_after: chain.not_after() }
+    Content {
+        fingerprint: chain.fingerprint(),
+        leaf: Fingerprint::of_leaf(chain.leaf_der()),
+        thumbprint: chain.thumbprint(),
+        not_after: chain.not_after(),
+    }
 }

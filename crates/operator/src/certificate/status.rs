@@ -7,11 +7,10 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use keyvault_sync_api::conditions::{self, Holds, READY, Statement, whole_seconds};
-use keyvault_sync_api::{KeyVaultCertificate, KeyVaultCertificateStatus, SeenSource};
+use keyvault_sync_api::{Act, KeyVaultCertificate, KeyVaultCertificateStatus, SeenSource};
+use keyvault_sync_core::fingerprint::Fingerprint;
 use keyvault_sync_core::names::VaultHost;
-use keyvault_sync_core::push::{
-    IN_FLIGHT_SECS, Look, Observed, Record, Why, comparison_tick, next_comparison,
-};
+use keyvault_sync_core::push::{self, IN_FLIGHT_SECS, Look, Observed, Record, Why};
 use keyvault_sync_core::reason::{Fault, Problem, Reason};
 use keyvault_sync_vault::VaultError;
 use kube::ResourceExt;
@@ -19,21 +18,22 @@ use kube::api::Api;
 use kube::runtime::controller::Action;
 
 use super::apply::replace_status;
-use super::observe::Route;
+use super::copies::Copies;
+use super::observe;
 use super::{RACE_RETRY, dice, now};
 use crate::context::{Context, reference};
 use crate::disposition::{self, Ready};
 use crate::kubernetes::{CallError, call};
 use crate::report::{self, Occurrence, Subject, Weight};
 
-/// Comparisons of one vault's certificates are spread over so many seconds.
-const COMPARISON_SPREAD_SECS: u64 = 60;
-/// How often a claim without a way to its vault is looked at without being woken: a missed wake costs no more.
+/// How often a claim is looked at without being woken: a missed wake costs no more. Without news it costs no call.
 const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
 /// How often a receipt is carried over to a claim that was changed meanwhile.
 const RECEIPT_TRIES: usize = 3;
 /// When a status that could not be written is tried again.
 const STATUS_RETRY: Duration = Duration::from_secs(2);
+/// When a copy that could not be read is tried again.
+const COPIES_RETRY: Duration = Duration::from_secs(5);
 
 /// How a round ended.
 pub(crate) enum Outcome {
@@ -46,6 +46,11 @@ pub(crate) enum Outcome {
     },
     /// A write was carried out.
     Written(Box<Receipt>),
+    /// The vault has begun to recover the name.
+    Recovered {
+        /// Ours was deleted in the vault; otherwise the name is taken over.
+        is_ours: bool,
+    },
     /// `suspend: true`.
     Suspended,
     /// Nothing was written, or it is not known whether it was.
@@ -65,19 +70,58 @@ pub(crate) enum Outcome {
 pub(crate) struct Receipt {
     /// What the vault holds now.
     pub record: Record,
-    /// Why a version was made; `None`: only tags were set.
-    pub why: Option<Why>,
+    /// What was done.
+    pub deed: Deed,
     /// Somebody's write under our name that was repaired.
     pub foreign_write: Option<String>,
-    /// Tags that went.
-    pub dropped: Vec<String>,
-    /// Tags that were set.
-    pub set: Vec<String>,
+    /// The Secret's content at the adoption of the version.
+    pub adopted_with: Option<Fingerprint>,
     /// What is wrong with the chain all the same.
     pub warning: Option<String>,
 }
 
+/// What was done in the vault.
+pub(crate) enum Deed {
+    /// A version was made.
+    Imported {
+        /// Why.
+        why: Why,
+        /// Whose the name was.
+        from: Option<String>,
+    },
+    /// Somebody's version was made ours.
+    Adopted {
+        /// Whose it was.
+        from: String,
+    },
+    /// Tags were set.
+    Retagged {
+        /// Tags that went.
+        dropped: Vec<String>,
+        /// Tags that were set.
+        set: Vec<String>,
+    },
+}
+
 impl Outcome {
+    /// What the vault holds of the Secret, where that is known: leaf and chain, or the leaf alone.
+    pub(crate) fn pushed(&self, observed: &Observed) -> Option<Fingerprint> {
+        let memory = &observed.memory;
+        let (record, adopted_with) = match self {
+            Outcome::InSync { record, .. } => {
+                (record.as_ref().or(memory.record.as_ref())?, memory.adopted_with.as_ref())
+            }
+            Outcome::Written(receipt) => (&receipt.record, receipt.adopted_with.as_ref()),
+            Outcome::Recovered { .. } | Outcome::Suspended | Outcome::Problem { .. } | Outcome::Later(_) => {
+                return None;
+            }
+        };
+        match &record.fingerprint {
+            Fingerprint::LeafAndChain(_) => Some(record.fingerprint.clone()),
+            Fingerprint::Leaf(_) => Some(adopted_with.unwrap_or(&record.fingerprint).clone()),
+        }
+    }
+
     /// A problem that says nothing about an announced write.
     pub(crate) fn problem(problem: Problem) -> Self {
         Outcome::Problem { problem, retry_after: None, keeps_in_flight: true }
@@ -103,9 +147,25 @@ impl Outcome {
     }
 }
 
+/// A claim's status as its memory: of a claim that was restored from a backup under a new uid it is empty.
+pub(crate) fn of(claim: &KeyVaultCertificate) -> KeyVaultCertificateStatus {
+    let status = claim.status.clone().unwrap_or_default();
+    if status.claim_uid == claim.metadata.uid { status } else { KeyVaultCertificateStatus::default() }
+}
+
+/// Now, as statuses have it.
+pub(crate) fn stamp() -> Time {
+    whole_seconds(Timestamp::now())
+}
+
 /// The reason of a claim's Ready, if it is one of ours.
 pub(crate) fn reason(claim: &KeyVaultCertificate) -> Option<Reason> {
-    conditions::find(&claim.status.as_ref()?.conditions, READY).and_then(|ready| Reason::parse(&ready.reason))
+    reason_in(claim.status.as_ref()?)
+}
+
+/// The reason of Ready in a claim's status, if it is one of ours.
+pub(crate) fn reason_in(status: &KeyVaultCertificateStatus) -> Option<Reason> {
+    conditions::find(&status.conditions, READY).and_then(|ready| Reason::parse(&ready.reason))
 }
 
 /// The message of a claim's Ready.
@@ -134,16 +194,15 @@ pub(crate) fn parse_thumbprint(text: &str) -> Option<[u8; 20]> {
 pub(crate) async fn report(
     context: &Context,
     claim: &Arc<KeyVaultCertificate>,
-    route: Option<&Route>,
     observed: &Observed,
     outcome: Outcome,
+    copies: Copies,
 ) -> Action {
     let uid = claim.uid().unwrap_or_default();
-    if let (true, Some(route)) = (!matches!(observed.newest, Look::NotYet), route) {
-        let tick = comparison_tick(&route.vault.host, route.vault.resync_secs, observed.now);
-        context.world.rounds.compared(&uid, tick);
+    if !matches!(observed.newest, Look::NotYet) {
+        context.world.rounds.compared(&uid);
     }
-    let before = claim.status.clone().unwrap_or_default();
+    let before = of(claim);
     let (reason, text) = words(&outcome, claim, observed);
     let retry_after = match &outcome {
         Outcome::Problem { retry_after, .. } => *retry_after,
@@ -158,15 +217,18 @@ pub(crate) async fn report(
         }
     };
     let disposition = disposition::of(reason, failures, lasted, retry_after, dice());
-    let after = compose(&before, claim, observed, &outcome, (reason, &text), disposition.ready);
-    let is_news = conditions::find(&before.conditions, READY)
-        .is_none_or(|old| old.reason != reason.as_str() || old.message != text);
+    let compose = |before: &KeyVaultCertificateStatus| {
+        compose(before, claim, observed, &outcome, &copies.seen, (reason, &text), disposition.ready)
+    };
+    let after = compose(&before);
+    // A fault that lasts turns Ready: that is news, though it was told as a fault that passes.
+    let now_holds = conditions::find(&after.conditions, READY).map(|ready| ready.status.clone());
+    let is_news = conditions::find(&before.conditions, READY).is_none_or(|old| {
+        old.reason != reason.as_str() || old.message != text || Some(&old.status) != now_holds.as_ref()
+    });
     let keeps_in_flight = after.in_flight.is_some();
-    if after != before
-        && let Err(error) = write(context, claim, after, |before| {
-            compose(before, claim, observed, &outcome, (reason, &text), disposition.ready)
-        })
-        .await
+    if Some(&after) != claim.status.as_ref()
+        && let Err(error) = write(context, claim, after, compose).await
     {
         // A race means that somebody changed the claim meanwhile: the round is made again from what is there now.
         tracing::debug!(name = claim.name_any(), error = %crate::watch::describe(&error), "claim status not written");
@@ -176,15 +238,15 @@ pub(crate) async fn report(
     }
     let subject = Subject {
         controller: "certificate",
-        kind: "KeyVaultSync",
+        kind: crate::owner::kind(claim.spec.owner.kind).as_str(),
         namespace: crate::owner::namespace(claim),
         name: &claim.spec.owner.name,
         certificate: &claim.spec.certificate_name,
         vault: &claim.spec.vault_host,
     };
     report::outcome(context, subject, reason, &text, is_news);
-    tell(context, claim, &outcome, (reason, &text), is_news && disposition.warns).await;
-    let routine = routine(route, &uid);
+    tell(context, claim, &before, &outcome, (reason, &text), is_news && disposition.warns).await;
+    let routine = if copies.is_incomplete { COPIES_RETRY } else { LOOK_AGAIN };
     let retry = match (disposition.retry, keeps_in_flight) {
         // An announced write is looked for as soon as it cannot be under way any more.
         (Some(retry), true) => retry.min(Duration::from_secs(IN_FLIGHT_SECS.unsigned_abs())),
@@ -202,8 +264,7 @@ async fn write(
     status: KeyVaultCertificateStatus,
     compose: impl Fn(&KeyVaultCertificateStatus) -> KeyVaultCertificateStatus,
 ) -> Result<(), CallError> {
-    let is_receipt =
-        claim.status.as_ref().is_some_and(|before| before.in_flight.is_some()) && status.in_flight.is_none();
+    let is_receipt = of(claim).in_flight.is_some() && status.in_flight.is_none();
     let Err(mut error) = replace_status(claim, context, status).await else { return Ok(()) };
     for _ in 0..RECEIPT_TRIES {
         if !(is_receipt && error.is_conflict()) {
@@ -214,7 +275,7 @@ async fn write(
         if there.uid() != claim.uid() {
             break;
         }
-        let status = compose(&there.status.clone().unwrap_or_default());
+        let status = compose(&of(&there));
         match replace_status(&Arc::new(there), context, status).await {
             Ok(_) => return Ok(()),
             Err(again) => error = again,
@@ -223,36 +284,34 @@ async fn write(
     Err(error)
 }
 
-/// When the next comparison is due, at a second that each certificate has of its own.
-fn routine(route: Option<&Route>, uid: &str) -> Duration {
-    let Some(route) = route else { return LOOK_AGAIN };
-    let now = now();
-    let due = next_comparison(&route.vault.host, route.vault.resync_secs, now);
-    let spread = uid.bytes().fold(0_u64, |sum, byte| (sum * 31 + u64::from(byte)) % COMPARISON_SPREAD_SECS);
-    Duration::from_secs(u64::try_from(due - now).unwrap_or(1) + spread)
-}
-
 /// The reason and sentence of an outcome.
 fn words(outcome: &Outcome, claim: &KeyVaultCertificate, observed: &Observed) -> (Reason, String) {
-    let in_sync = |warning: &Option<String>, version: Option<&str>| match warning {
+    let in_sync = |warning: &Option<String>, record: Option<&Record>| match warning {
         Some(warning) => (Reason::IncompleteChain, warning.clone()),
-        None => (
-            Reason::Synced,
-            format!(
-                "version {} of {} in {} holds Secret {}",
-                version.unwrap_or("?"),
+        None => {
+            let is_adopted = record.is_some_and(|record| matches!(record.fingerprint, Fingerprint::Leaf(_)));
+            let chain = "; the version was adopted: its leaf is the Secret's, its chain cannot be read back and is pushed at \
+                         the next renewal";
+            let text = format!(
+                "version {} of {} in {} holds Secret {}{}",
+                record.map_or("?", |record| &record.version),
                 claim.spec.certificate_name,
                 claim.spec.vault_host,
-                observed.desired.source
-            ),
-        ),
+                observed.desired.source,
+                if is_adopted { chain } else { "" }
+            );
+            (Reason::Synced, text)
+        }
     };
     match outcome {
         Outcome::InSync { record, warning } => {
-            let record = record.as_ref().or(observed.memory.record.as_ref());
-            in_sync(warning, record.map(|record| record.version.as_str()))
+            in_sync(warning, record.as_ref().or(observed.memory.record.as_ref()))
         }
-        Outcome::Written(receipt) => in_sync(&receipt.warning, Some(&receipt.record.version)),
+        Outcome::Written(receipt) => in_sync(&receipt.warning, Some(&receipt.record)),
+        Outcome::Recovered { .. } => {
+            let Problem { reason, message } = push::recovering();
+            (reason, message)
+        }
         Outcome::Suspended => {
             (Reason::Suspended, "suspend is true: nothing is written to the vault until it is false".into())
         }
@@ -266,11 +325,13 @@ fn compose(
     claim: &KeyVaultCertificate,
     observed: &Observed,
     outcome: &Outcome,
+    copies: &[SeenSource],
     (reason, message): (Reason, &str),
     ready: Ready,
 ) -> KeyVaultCertificateStatus {
     let mut status = before.clone();
-    let stamp = whole_seconds(Timestamp::now());
+    let stamp = stamp();
+    status.claim_uid = claim.uid();
     status.observed_generation = claim.metadata.generation;
     // What was true of another wish does not stand for this one while its push is held up.
     let is_same_wish = before.observed_generation == claim.metadata.generation
@@ -303,24 +364,50 @@ fn compose(
         (None, true) => Some(stamp.clone()),
         (_, false) => None,
     };
-    status.sources = vec![seen(before, claim, observed, outcome, &stamp)];
+    status.sources = seen(before, claim, observed, outcome, &stamp).into_iter().collect();
+    status.sources.extend(copies.iter().cloned());
     match outcome {
         Outcome::InSync { record, .. } => {
             if let Some(record) = record {
+                if let Some(adopted_with) = unseen_chain(record, observed) {
+                    status.adopted_with = Some(adopted_with.to_string());
+                }
+                if is_found_import(before, record) {
+                    status.pushed_at = Some(stamp);
+                }
                 remember(&mut status, claim, record, observed);
                 status.in_flight = None;
             }
         }
+        Outcome::Recovered { .. } => status.in_flight = None,
         Outcome::Written(receipt) => {
             remember(&mut status, claim, &receipt.record, observed);
             status.in_flight = None;
             status.pushed_at = Some(stamp);
             status.foreign_write = receipt.foreign_write.clone();
+            status.adopted_with = receipt.adopted_with.as_ref().map(Fingerprint::to_string);
         }
         Outcome::Problem { keeps_in_flight: false, .. } => status.in_flight = None,
         Outcome::Problem { .. } | Outcome::Suspended | Outcome::Later(_) => {}
     }
     status
+}
+
+/// Of a version of which only the leaf is known, what the Secret holds now counts as its chain.
+fn unseen_chain(record: &Record, observed: &Observed) -> Option<Fingerprint> {
+    match (&record.fingerprint, &observed.memory.adopted_with, &observed.content) {
+        (Fingerprint::Leaf(_), None, Look::Seen(Ok(content))) => Some(content.fingerprint.clone()),
+        _ => None,
+    }
+}
+
+/// An import whose answer was lost is found in the vault.
+fn is_found_import(before: &KeyVaultCertificateStatus, record: &Record) -> bool {
+    before.in_flight.as_ref().is_some_and(|in_flight| {
+        in_flight.act == Act::Import
+            && in_flight.fingerprint.as_deref() == Some(record.fingerprint.to_string().as_str())
+            && before.version.as_deref() != Some(record.version.as_str())
+    })
 }
 
 /// Which edition of the Secret is dealt with: only what is in the vault is. After anything else the Secret is read again.
@@ -330,8 +417,9 @@ fn seen(
     observed: &Observed,
     outcome: &Outcome,
     stamp: &Time,
-) -> SeenSource {
-    let old = before.sources.first();
+) -> Option<SeenSource> {
+    let source = observe::sources(claim).into_iter().next()?;
+    let old = source.seen(before);
     let is_dealt_with = matches!(outcome, Outcome::InSync { .. } | Outcome::Written(_));
     let edition = match &observed.source {
         Some(source) if is_dealt_with => Some((source.uid.clone(), source.resource_version.clone())),
@@ -341,15 +429,15 @@ fn seen(
         Some(_) => None,
         None => old.and_then(|old| old.missing_since.clone()).or_else(|| Some(stamp.clone())),
     };
-    SeenSource {
-        namespace: crate::owner::namespace(claim).to_owned(),
-        name: claim.spec.sources.first().map(|source| source.secret_name.clone()).unwrap_or_default(),
+    Some(SeenSource {
+        namespace: source.namespace,
+        name: source.name,
         uid: edition.as_ref().map(|(uid, _)| uid.clone()),
         resource_version: edition.map(|(_, resource_version)| resource_version),
         missing_since,
         equal: None,
         differs_since: None,
-    }
+    })
 }
 
 fn remember(
@@ -371,12 +459,12 @@ fn remember(
 async fn tell(
     context: &Context,
     claim: &KeyVaultCertificate,
+    before: &KeyVaultCertificateStatus,
     outcome: &Outcome,
     (reason, message): (Reason, &str),
     warns: bool,
 ) {
-    if let Outcome::Written(receipt) = outcome {
-        let (word, note) = deed(claim, receipt);
+    if let Some((word, note)) = deed(claim, before, outcome) {
         report::event(context, occurrence(claim, Weight::Normal, word, &note)).await;
     }
     if warns {
@@ -391,8 +479,9 @@ fn occurrence<'a>(
     note: &'a str,
 ) -> Occurrence<'a> {
     let owner = &claim.spec.owner;
+    let kind = crate::owner::kind(owner.kind).as_str();
     Occurrence {
-        regarding: reference("KeyVaultSync", owner.namespace.as_deref(), &owner.name, Some(&owner.uid)),
+        regarding: reference(kind, owner.namespace.as_deref(), &owner.name, Some(&owner.uid)),
         related: Some(reference("KeyVaultCertificate", None, &claim.name_any(), claim.uid().as_deref())),
         weight,
         reason,
@@ -401,30 +490,79 @@ fn occurrence<'a>(
     }
 }
 
-/// What was done, in a word and a sentence.
-fn deed(claim: &KeyVaultCertificate, receipt: &Receipt) -> (&'static str, String) {
+/// What was done in the vault, in a word and a sentence; `None`: nothing.
+fn deed(
+    claim: &KeyVaultCertificate,
+    before: &KeyVaultCertificateStatus,
+    outcome: &Outcome,
+) -> Option<(&'static str, String)> {
     let place = format!("{} in {}", claim.spec.certificate_name, claim.spec.vault_host);
-    let version = &receipt.record.version;
-    let secret = claim.spec.sources.first().map_or("", |source| source.secret_name.as_str());
-    let Some(why) = receipt.why else {
-        let mut note = format!("set the tags of version {version} of {place}: {}", receipt.set.join(", "));
-        if !receipt.dropped.is_empty() {
-            note.push_str(&format!("; removed {}", receipt.dropped.join(", ")));
+    let receipt = match outcome {
+        Outcome::Written(receipt) => receipt,
+        Outcome::InSync { record: Some(record), .. } if is_found_import(before, record) => {
+            let version = &record.version;
+            return Some((
+                "Imported",
+                format!("imported version {version} of {place}; the vault's answer had been lost"),
+            ));
         }
-        return ("Retagged", note);
+        Outcome::Recovered { is_ours: true } => {
+            return Some(("Recovered", format!("recovering {place}, which had been deleted in the vault")));
+        }
+        Outcome::Recovered { is_ours: false } => {
+            return Some((
+                "Recovered",
+                format!(
+                    "recovering {place}, which is soft-deleted and not ours, to take it over as conflictPolicy says"
+                ),
+            ));
+        }
+        Outcome::InSync { .. } | Outcome::Suspended | Outcome::Problem { .. } | Outcome::Later(_) => {
+            return None;
+        }
     };
-    let because = match why {
+    let version = &receipt.record.version;
+    Some(match &receipt.deed {
+        Deed::Imported { why: Why::Adopted, from } => {
+            let from = from.as_deref().unwrap_or("another owner");
+            (
+                "Adopted",
+                format!("took {place} over from {from}: its content differs, version {version} is ours"),
+            )
+        }
+        Deed::Imported { why, .. } => {
+            ("Imported", format!("imported version {version} of {place} {}", because(*why, claim)))
+        }
+        Deed::Adopted { from } => (
+            "Adopted",
+            format!(
+                "took version {version} of {place} over from {from}: it holds the Secret's leaf, no version was made"
+            ),
+        ),
+        Deed::Retagged { dropped, set } => {
+            let mut note = format!("set the tags of version {version} of {place}: {}", set.join(", "));
+            if !dropped.is_empty() {
+                note.push_str(&format!("; removed {}", dropped.join(", ")));
+            }
+            ("Retagged", note)
+        }
+    })
+}
+
+fn because(why: Why, claim: &KeyVaultCertificate) -> String {
+    let secret = claim.spec.sources.first().map_or("", |source| source.secret_name.as_str());
+    match why {
         Why::New => format!("from Secret {secret}"),
         Why::Changed => format!("because Secret {secret} changed"),
         Why::ExportableChanged => "because exportable changed".to_owned(),
-        Why::DeletedInVault => "because it had been deleted in the vault".to_owned(),
+        Why::DeletedInVault => "because it had been deleted and purged in the vault".to_owned(),
         Why::ReplacedInVault => "because somebody had imported another version over it".to_owned(),
         Why::ForeignWrite => {
             "because another version with our owner tag had been written, which is none of this cluster"
                 .to_owned()
         }
-    };
-    ("Imported", format!("imported version {version} of {place} {because}"))
+        Why::Adopted => "to take the name over".to_owned(),
+    }
 }
 
 #[cfg(test)]

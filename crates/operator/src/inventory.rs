@@ -1,0 +1,161 @@
+//! The timed comparison of each vault with the claims on it: by the list where that is fewer calls, and only what differs is
+//! woken. When, how and what differs is `core::inventory`'s word; what is done about it, the certificate controller's.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use keyvault_sync_api::KeyVaultCertificate;
+use keyvault_sync_core::inventory::{Expected, Method, comparison_tick, method, next_comparison};
+use keyvault_sync_core::names::VaultHost;
+use keyvault_sync_core::reason::Reason;
+use keyvault_sync_vault::{Listing, VaultError};
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+use tokio::task::JoinSet;
+
+use crate::certificate::{now, observe};
+use crate::context::Context;
+use crate::keyvault::{self, Edition, Vault};
+
+/// How long a change of KeyVaults may go unnoticed here.
+const LOOK_AGAIN_SECS: i64 = 30;
+/// Single reads of one vault's comparison are spread over this, so that a renewal among them need not wait.
+const SPREAD: Duration = Duration::from_secs(60);
+/// The longest pause between two single reads.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// What earlier comparisons taught.
+#[derive(Default)]
+struct Lessons {
+    /// How many pages the list of a vault had.
+    pages: HashMap<VaultHost, usize>,
+    /// KeyVaults whose identity may not list.
+    forbidden: HashMap<String, Edition>,
+}
+
+/// Compares each vault once an interval, until the operator is to end.
+pub(crate) async fn run(context: Arc<Context>) {
+    let lessons = Arc::new(Mutex::new(Lessons::default()));
+    // The tick in which a KeyVault is first seen counts as made: a restart costs no call.
+    let mut made: HashMap<String, (Edition, i64)> = HashMap::new();
+    let mut running = JoinSet::new();
+    loop {
+        let now = now();
+        let mut due = now + LOOK_AGAIN_SECS;
+        let mut present = HashMap::new();
+        for key_vault in context.world.vaults.state() {
+            let Ok(vault) = keyvault::resolve(&key_vault, &context.settings) else { continue };
+            let tick = comparison_tick(&vault.host, vault.resync_secs, now);
+            due = due.min(next_comparison(&vault.host, vault.resync_secs, now));
+            let is_due = made
+                .get(&vault.name)
+                .is_some_and(|(edition, last)| *edition == vault.edition && *last < tick);
+            present.insert(vault.name.clone(), (vault.edition.clone(), tick));
+            if is_due {
+                running.spawn(compare(Arc::clone(&context), vault, Arc::clone(&lessons)));
+            }
+        }
+        made = present;
+        while running.try_join_next().is_some() {}
+        let pause = Duration::from_secs(u64::try_from(due - now).unwrap_or(1).max(1));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = context.stop.cancelled() => return,
+        }
+    }
+}
+
+/// One comparison.
+async fn compare(context: Arc<Context>, vault: Vault, lessons: Arc<Mutex<Lessons>>) {
+    let claims = in_step(&vault, &context);
+    let (pages, may_list) = {
+        let lessons = lessons.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_forbidden = lessons.forbidden.get(&vault.name) == Some(&vault.edition);
+        (lessons.pages.get(&vault.host).copied(), !is_forbidden)
+    };
+    match method(claims.len(), pages, may_list) {
+        Method::Not => {}
+        Method::Singly => singly(&context, &claims).await,
+        Method::List { pages_max } => match list(&context, &vault, pages_max).await {
+            Ok(Listing::Whole { certificates, pages }) => {
+                lessons
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .pages
+                    .insert(vault.host.clone(), pages);
+                let listed: HashMap<String, _> =
+                    certificates.iter().map(|row| (row.name.to_ascii_lowercase(), row)).collect();
+                let differing = claims.iter().filter(|(claim, expected)| {
+                    expected.differs(listed.get(&claim.spec.certificate_name.to_ascii_lowercase()).copied())
+                });
+                let found = differing.map(|(claim, _)| wake(&context, claim)).count();
+                tracing::debug!(vault = %vault.host, claims = claims.len(), pages, found, "vault compared");
+            }
+            Ok(Listing::TooLong) => {
+                lessons
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .pages
+                    .insert(vault.host.clone(), pages_max + 1);
+                singly(&context, &claims).await;
+            }
+            Err(error) if error.problem.reason == Reason::Forbidden => {
+                tracing::info!(vault = %vault.host, "the identity may not list certificates: each is read by itself");
+                lessons
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .forbidden
+                    .insert(vault.name.clone(), vault.edition.clone());
+                singly(&context, &claims).await;
+            }
+            Err(error) => {
+                tracing::info!(vault = %vault.host, reason = error.problem.reason.as_str(), "vault not compared: {}", error.problem.message);
+            }
+        },
+    }
+}
+
+/// The claims through this KeyVault that are in step, with what the vault has to show of each.
+fn in_step(vault: &Vault, context: &Context) -> Vec<(Arc<KeyVaultCertificate>, Expected)> {
+    let through = |claim: &Arc<KeyVaultCertificate>| {
+        claim.spec.key_vault == vault.name
+            && claim.spec.vault_host == vault.host.as_str()
+            && claim.spec.release.is_none()
+    };
+    let expected = |claim: Arc<KeyVaultCertificate>| {
+        let claim = context.world.written.newest(claim);
+        let way = observe::way(&claim, context);
+        let expected = Expected::of(&observe::desired(&claim, &way, context), &observe::memory(&claim))?;
+        Some((claim, expected))
+    };
+    context.world.claims.state().into_iter().filter(through).filter_map(expected).collect()
+}
+
+async fn singly(context: &Context, claims: &[(Arc<KeyVaultCertificate>, Expected)]) {
+    let pause = (SPREAD / u32::try_from(claims.len().max(1)).unwrap_or(u32::MAX)).min(PAUSE_MAX);
+    for (claim, _) in claims {
+        wake(context, claim);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = context.stop.cancelled() => return,
+        }
+    }
+}
+
+fn wake(context: &Context, claim: &KeyVaultCertificate) {
+    context.world.rounds.ask_comparison(&claim.uid().unwrap_or_default());
+    context.world.wake.claim(ObjectRef::from_obj(claim));
+}
+
+async fn list(context: &Context, vault: &Vault, pages_max: usize) -> Result<Listing, VaultError> {
+    let client = context.vaults.client(&vault.host, &vault.identity)?;
+    let _permit = context.pace.permit(&vault.host).await;
+    let answer = client.list(pages_max).await;
+    // That an identity may not list is no trouble of the vault: each certificate can still be read.
+    match &answer {
+        Err(error) if error.problem.reason == Reason::Forbidden => {}
+        _ => context.met(vault, "list", &answer),
+    }
+    answer
+}
