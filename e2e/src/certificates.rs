@@ -187,6 +187,25 @@ pub struct Issued {
 }
 
 impl Issued {
+    /// Leaf, key and chain as a PKCS#12 file, as other programs write them, under this password.
+    ///
+    /// # Errors
+    /// What was issued is no PEM.
+    pub fn pfx(&self, password: &str) -> anyhow::Result<Vec<u8>> {
+        use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, PrivateKey, PrivateKeyChain};
+        use rustls::pki_types::pem::PemObject;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+        let chain = CertificateDer::pem_slice_iter(self.tls_crt().as_bytes())
+            .map(|der| Ok(Certificate::from_der(&der.map_err(|_| anyhow::anyhow!("no PEM"))?)?))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let key =
+            PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(|_| anyhow::anyhow!("no PEM"))?;
+        let chain = PrivateKeyChain::new("theirs", PrivateKey::from_der(key.secret_der())?, chain);
+        let mut store = KeyStore::new();
+        store.add_entry("theirs", KeyStoreEntry::PrivateKeyChain(chain));
+        Ok(store.writer(password).write()?)
+    }
+
     /// What cert-manager writes as `tls.crt`: the leaf, then the intermediates.
     pub fn tls_crt(&self) -> String {
         format!("{}{}", self.certificate, self.intermediates.concat())

@@ -12,7 +12,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use keyvault_emulator::{Call, Emulator, Fault, FaultId, Operation, Permissions, StoredVersion};
 use keyvault_sync_api::conditions::{self, READY};
 use keyvault_sync_api::constants::{GROUP, SYNC_AT_ANNOTATION, VERSION};
-use keyvault_sync_api::{CertificateState, CertificateStatus, KeyVault, KeyVaultCertificate, KeyVaultSync};
+use keyvault_sync_api::{
+    CertificateState, CertificateStatus, ClusterKeyVaultSync, KeyVault, KeyVaultCertificate, KeyVaultSync,
+    KeyVaultSyncStatus,
+};
 use kube::Resource;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde::Serialize;
@@ -30,7 +33,9 @@ const FIELD_MANAGER: &str = "promise-test";
 #[derive(Clone)]
 pub struct Scene {
     stage: Arc<Stage>,
+    /// The namespace.
     name: String,
+    vault: String,
     issuer: Arc<Authority>,
 }
 
@@ -41,7 +46,7 @@ impl Scene {
     /// The API server refuses.
     pub async fn on(stage: Arc<Stage>, name: &str) -> anyhow::Result<Scene> {
         let issuer = Arc::new(Authority::root("Example Root")?.intermediate("Example Intermediate")?);
-        let scene = Scene { stage, name: name.to_owned(), issuer };
+        let scene = Scene { stage, name: name.to_owned(), vault: name.to_owned(), issuer };
         scene.make_namespace(name).await?;
         scene.make_vault(name);
         scene.key_vault(name, scene.open_to_us()).await?;
@@ -56,6 +61,27 @@ impl Scene {
         Scene::on(Arc::clone(&self.stage), &format!("{}-next", self.name)).await
     }
 
+    /// The same namespace, vault and issuer in another cluster: namespace and KeyVault are made there.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn in_cluster(&self, stage: Arc<Stage>) -> anyhow::Result<Scene> {
+        let scene = Scene { stage, ..self.clone() };
+        scene.make_namespace(&scene.name).await?;
+        scene.key_vault(&scene.vault, scene.open_to_us()).await?;
+        Ok(scene)
+    }
+
+    /// The same vault and issuer from another namespace, which is made: `<our name>-<suffix>`. No grant names it.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn tenant(&self, suffix: &str) -> anyhow::Result<Scene> {
+        let tenant = Scene { name: format!("{}-{suffix}", self.name), ..self.clone() };
+        self.make_namespace(&tenant.name).await?;
+        Ok(tenant)
+    }
+
     /// The stage.
     pub fn stage(&self) -> &Stage {
         &self.stage
@@ -66,14 +92,14 @@ impl Scene {
         &self.stage.emulator
     }
 
-    /// Name of the namespace, of the vault and of its KeyVault.
+    /// Name of the namespace; of the vault and its KeyVault too, unless this is a tenant's part.
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Host of the vault.
     pub fn host(&self) -> String {
-        host(&self.name)
+        host(&self.vault)
     }
 
     // What a user or a platform team does.
@@ -116,9 +142,24 @@ impl Scene {
     /// The API server refuses.
     pub async fn sync(&self, name: &str, mut spec: Value) -> anyhow::Result<KeyVaultSync> {
         if spec["vaultRef"].is_null() {
-            spec["vaultRef"] = json!({"name": self.name});
+            spec["vaultRef"] = json!({"name": self.vault});
         }
         self.put(&self.syncs(), name, &resource("KeyVaultSync", Some(&self.name), name, spec)).await
+    }
+
+    /// Applies a ClusterKeyVaultSync. Without `vaultRef` it refers to our KeyVault; without `namespaceSelector` it is for the
+    /// namespaces of this test alone.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn cluster_sync(&self, name: &str, mut spec: Value) -> anyhow::Result<ClusterKeyVaultSync> {
+        if spec["vaultRef"].is_null() {
+            spec["vaultRef"] = json!({"name": self.vault});
+        }
+        if spec["namespaceSelector"].is_null() {
+            spec["namespaceSelector"] = json!({"names": [self.vault, format!("{}-*", self.vault)]});
+        }
+        self.put(&self.cluster_syncs(), name, &resource("ClusterKeyVaultSync", None, name, spec)).await
     }
 
     /// A KeyVaultSync of these Secrets under their own names.
@@ -158,6 +199,31 @@ impl Scene {
         let issued = self.issue(&Leaf::server(&format!("{secret}.example.com")))?;
         self.put_issued(secret, &issued).await?;
         Ok(issued)
+    }
+
+    /// Sets labels and annotations of a Secret of ours, a JSON merge patch each.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn mark(&self, secret: &str, labels: Value, annotations: Value) -> anyhow::Result<()> {
+        let patch = Patch::Merge(json!({"metadata": {"labels": labels, "annotations": annotations}}));
+        self.secrets().patch(secret, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    /// Puts a certificate into our vault as another program would, with these tags; its version.
+    ///
+    /// # Errors
+    /// It is no PEM.
+    pub fn put_by_others(
+        &self,
+        certificate: &str,
+        issued: &Issued,
+        tags: &[(&str, &str)],
+    ) -> anyhow::Result<String> {
+        let tags = tags.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let pfx = issued.pfx("password")?;
+        Ok(self.emulator().put_certificate(&self.host(), certificate, &pfx, "password", tags))
     }
 
     /// Writes that certificate into a Secret of ours.
@@ -215,6 +281,11 @@ impl Scene {
         Api::namespaced(self.client(), &self.name)
     }
 
+    /// All ClusterKeyVaultSyncs.
+    pub fn cluster_syncs(&self) -> Api<ClusterKeyVaultSync> {
+        Api::all(self.client())
+    }
+
     /// All KeyVaults.
     pub fn key_vaults(&self) -> Api<KeyVault> {
         Api::all(self.client())
@@ -252,6 +323,62 @@ impl Scene {
             })
         })
         .await
+    }
+
+    /// Waits until a ClusterKeyVaultSync, as its present generation, satisfies `condition`; its status.
+    ///
+    /// # Errors
+    /// It does not: the message has its status.
+    pub async fn cluster_status(
+        &self,
+        sync: &str,
+        what: &str,
+        condition: impl Fn(&KeyVaultSyncStatus) -> bool,
+    ) -> anyhow::Result<KeyVaultSyncStatus> {
+        let syncs = self.cluster_syncs();
+        wait::until(&format!("ClusterKeyVaultSync {sync}: {what}"), || async {
+            let found = syncs.get(sync).await?;
+            let generation = found.metadata.generation;
+            let status = found.status.unwrap_or_default();
+            Ok(if status.observed_generation == generation && condition(&status) {
+                Seen::Done(status)
+            } else {
+                Seen::NotYet(format!("generation {generation:?}, {status:#?}"))
+            })
+        })
+        .await
+    }
+
+    /// Waits until the status of a ClusterKeyVaultSync counts `count` and Ready says True; its status.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn cluster_synced(&self, sync: &str, count: &str) -> anyhow::Result<KeyVaultSyncStatus> {
+        self.cluster_status(sync, &format!("to be Ready with {count}"), |status| {
+            status.synced.as_deref() == Some(count) && conditions::is_true(&status.conditions, READY)
+        })
+        .await
+    }
+
+    /// Waits until the row of a Secret of our namespace in a ClusterKeyVaultSync has this reason.
+    ///
+    /// # Errors
+    /// It has another: the message has the status.
+    pub async fn cluster_row(
+        &self,
+        sync: &str,
+        secret: &str,
+        reason: &str,
+    ) -> anyhow::Result<CertificateStatus> {
+        let ours = |row: &&CertificateStatus| {
+            row.secret_name == secret && row.namespace.as_deref() == Some(self.name.as_str())
+        };
+        let found = self
+            .cluster_status(sync, &format!("Secret {}/{secret} to be {reason}", self.name), |status| {
+                status.certificates.iter().find(ours).is_some_and(|row| row.reason == reason)
+            })
+            .await?;
+        found.certificates.iter().find(ours).cloned().context("the row has gone")
     }
 
     /// Waits until the status of a KeyVaultSync counts `count` and Ready says True.
@@ -360,6 +487,39 @@ impl Scene {
                 None => Seen::NotYet(format!(
                     "{:?}",
                     events.iter().map(|event| (&event.reason, note(event))).collect::<Vec<_>>()
+                )),
+            })
+        })
+        .await
+    }
+
+    /// Waits for an Event about an object without a namespace, with this reason and a text with all of these in it.
+    ///
+    /// # Errors
+    /// There is none: the message has the others.
+    pub async fn told_of(
+        &self,
+        kind: &str,
+        name: &str,
+        reason: &str,
+        words: &[&str],
+    ) -> anyhow::Result<Event> {
+        let events = Api::<Event>::namespaced(self.client(), "default");
+        wait::until(&format!("an Event {reason} about {kind} {name} with {words:?}"), || async {
+            let about = |event: &&Event| {
+                event.regarding.as_ref().is_some_and(|regarding| {
+                    regarding.kind.as_deref() == Some(kind) && regarding.name.as_deref() == Some(name)
+                })
+            };
+            let found = events.list(&Default::default()).await?.items;
+            let found: Vec<&Event> = found.iter().filter(about).collect();
+            let fits =
+                |event: &&&Event| is(event, reason) && words.iter().all(|word| note(event).contains(word));
+            Ok(match found.iter().find(fits) {
+                Some(event) => Seen::Done((*event).clone()),
+                None => Seen::NotYet(format!(
+                    "{:?}",
+                    found.iter().map(|event| (&event.reason, note(event))).collect::<Vec<_>>()
                 )),
             })
         })

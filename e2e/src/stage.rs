@@ -8,10 +8,11 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::Context;
 use k8s_openapi::api::events::v1::Event;
 use keyvault_emulator::{Application, Emulator, FederatedCredential};
-use keyvault_sync_api::{KeyVault, KeyVaultCertificate, KeyVaultSync};
+use keyvault_sync_api::{ClusterKeyVaultSync, KeyVault, KeyVaultCertificate, KeyVaultSync};
 use kube::{Api, Client};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::cluster::LocalCluster;
@@ -28,6 +29,11 @@ pub const CLIENT: &str = "c0a8016b-7f3d-4e52-8b19-5d2e4f6a8c33";
 const AUDIENCE: &str = "api://AzureADTokenExchange";
 /// A stage never stands longer.
 const TOKEN_SECONDS: i64 = 24 * 60 * 60;
+
+/// Nobody waits for two minutes in a test.
+const COPIES_PATIENCE: &str = "--copies-patience=5s";
+/// Nor for an hour.
+const DELETION_EFFORT: &str = "--deletion-effort=20s";
 
 /// What the operator logs: all of its own, and what libraries say at the finest level that may ever be switched on by a
 /// user in trouble, because nothing of a key may be there either.
@@ -81,11 +87,30 @@ impl Stage {
     /// # Errors
     /// Anything does not start; the message says what.
     pub async fn start_for(program: PathBuf, log_filter: &'static str) -> anyhow::Result<Stage> {
-        let cluster = LocalCluster::start().await?;
         let emulator =
             Emulator::start(([127, 0, 0, 1], 0).into()).await.context("the emulator does not start")?;
+        Self::stand(program, log_filter, emulator, &[]).await
+    }
+
+    /// Another cluster before the same vaults, with everything but an operator.
+    ///
+    /// # Errors
+    /// Anything does not start; the message says what.
+    pub async fn beside(&self) -> anyhow::Result<Stage> {
+        let keys = self.cluster.jwks().await?["keys"].as_array().cloned().unwrap_or_default();
+        Self::stand(self.program.clone(), self.log_filter, self.emulator.clone(), &keys).await
+    }
+
+    /// `keys`: of other clusters whose tokens Entra ID takes too.
+    async fn stand(
+        program: PathBuf,
+        log_filter: &'static str,
+        emulator: Emulator,
+        keys: &[Value],
+    ) -> anyhow::Result<Stage> {
+        let cluster = LocalCluster::start().await?;
         install(&cluster).await?;
-        federate(&cluster, &emulator).await?;
+        federate(&cluster, &emulator, keys).await?;
 
         let folder = cluster.folder();
         let (kubeconfig, ca_bundle, federated_token) = (
@@ -117,11 +142,20 @@ impl Stage {
     /// # Errors
     /// It does not become ready; the message has the end of its log.
     pub async fn operator(&self) -> anyhow::Result<Operator> {
-        let arguments = [
+        self.operator_with(&[COPIES_PATIENCE, DELETION_EFFORT]).await
+    }
+
+    /// As `operator`, with these arguments and without our patience.
+    ///
+    /// # Errors
+    /// As `operator`.
+    pub async fn operator_with(&self, more: &[&str]) -> anyhow::Result<Operator> {
+        let mut arguments = vec![
             format!("--emulator-address={}", self.emulator.address()),
             format!("--ca-bundle={}", self.ca_bundle.display()),
             format!("--log={}", self.log_filter),
         ];
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         let (kubeconfig, federated_token) =
             (self.kubeconfig.display().to_string(), self.federated_token.display().to_string());
         let variables = [
@@ -165,6 +199,7 @@ impl Stage {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut texts = vec![
             ("a KeyVaultSync", self.listed::<KeyVaultSync>().await?),
+            ("a ClusterKeyVaultSync", self.listed::<ClusterKeyVaultSync>().await?),
             ("a KeyVault", self.listed::<KeyVault>().await?),
             ("a KeyVaultCertificate", self.listed::<KeyVaultCertificate>().await?),
             ("an Event", self.listed::<Event>().await?),
@@ -202,6 +237,7 @@ impl Stage {
             .collect();
         [
             ("KeyVaultSyncs", listed(self.listed::<KeyVaultSync>().await)),
+            ("ClusterKeyVaultSyncs", listed(self.listed::<ClusterKeyVaultSync>().await)),
             ("KeyVaults", listed(self.listed::<KeyVault>().await)),
             ("KeyVaultCertificates", listed(self.listed::<KeyVaultCertificate>().await)),
             ("Events", listed(self.listed::<Event>().await)),
@@ -257,9 +293,14 @@ async fn install(cluster: &LocalCluster) -> anyhow::Result<()> {
     cluster.apply(&format!("{NAMESPACE_AND_BINDING}---\n{role}")).await
 }
 
-/// Makes Entra ID take the operator's ServiceAccount for the application.
-async fn federate(cluster: &LocalCluster, emulator: &Emulator) -> anyhow::Result<()> {
-    emulator.trust_issuer(cluster.issuer(), cluster.jwks().await?);
+/// Makes Entra ID take the operator's ServiceAccount for the application; `more`: keys of other clusters, whose issuer has the
+/// same name.
+async fn federate(cluster: &LocalCluster, emulator: &Emulator, more: &[Value]) -> anyhow::Result<()> {
+    let mut jwks = cluster.jwks().await?;
+    if let Some(keys) = jwks["keys"].as_array_mut() {
+        keys.extend(more.iter().cloned());
+    }
+    emulator.trust_issuer(cluster.issuer(), jwks);
     emulator.add_application(Application {
         tenant_id: TENANT.to_owned(),
         client_id: CLIENT.to_owned(),

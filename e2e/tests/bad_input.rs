@@ -10,9 +10,6 @@ use keyvault_sync_e2e::certificates::{Issued, KeyType, Leaf};
 use keyvault_sync_e2e::scene::{claim_ready, entries, host, imports, note, ready, row};
 use keyvault_sync_e2e::stage::CLIENT;
 use keyvault_sync_e2e::wait::{self, Seen};
-use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, PrivateKey, PrivateKeyChain};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
 keyvault_sync_e2e::promises!(Together:
@@ -257,7 +254,7 @@ async fn what_stands_in_the_way_in_the_vault_is_told_and_holds_up_nothing_else(
         ("being-recovered", BTreeMap::new()),
     ] {
         let theirs = scene.issue(&Leaf::server("theirs.example.com"))?;
-        scene.emulator().put_certificate(&scene.host(), name, &pfx(&theirs)?, "password", tags);
+        scene.emulator().put_certificate(&scene.host(), name, &theirs.pfx("password")?, "password", tags);
     }
     for (name, state) in [
         ("soft-deleted", State::SoftDeleted),
@@ -311,16 +308,6 @@ async fn what_stands_in_the_way_in_the_vault_is_told_and_holds_up_nothing_else(
 }
 
 /// Somebody's PKCS#12 file.
-fn pfx(issued: &Issued) -> anyhow::Result<Vec<u8>> {
-    let certificate = CertificateDer::from_pem_slice(issued.certificate.as_bytes()).context("no PEM")?;
-    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).context("no PEM")?;
-    let chain = vec![Certificate::from_der(&certificate)?];
-    let chain = PrivateKeyChain::new("theirs", PrivateKey::from_der(key.secret_der())?, chain);
-    let mut store = KeyStore::new();
-    store.add_entry("theirs", KeyStoreEntry::PrivateKeyChain(chain));
-    Ok(store.writer("password").write()?)
-}
-
 async fn a_name_or_vault_that_cannot_be_is_told_without_a_claim_or_a_call(
     scene: Scene,
 ) -> anyhow::Result<()> {
