@@ -279,9 +279,9 @@ async fn what_stands_in_the_way_in_the_vault_is_told_and_holds_up_nothing_else(
         told("rejected", Failed, "VaultRejected", &[&vault, "rejected"]).calls(2),
         told("plain", Failed, "NameTakenByKeyOrSecret", &["plain key or secret", "another certificateName"])
             .calls(2),
-        told("nobodys", Failed, "NotManaged", &["without an owner tag", "another certificateName"]).calls(1),
+        told("nobodys", Failed, "NotManaged", &["no owner tag", "another certificateName"]).calls(1),
         told("anothers", Failed, "OwnedByAnother", &[another, "another certificateName"]).calls(1),
-        told("soft-deleted", Failed, "SoftDeleted", &["soft-deleted", "recover it, or purge it"]).calls(2),
+        told("soft-deleted", Failed, "SoftDeleted", &["soft-deleted", "recover it there", "purge it"]).calls(2),
         told("pending", Pending, "OperationPending", &["pending", "tried again"]).calls(16).warnings(0),
         told("being-deleted", Pending, "BeingDeleted", &["tried again"]).calls(16).warnings(0),
         told("being-recovered", Pending, "Recovering", &["tried again"]).calls(16).warnings(0),
