@@ -1,10 +1,9 @@
-//! May this namespace use this name of this vault? Default: no.
+//! May this namespace push, adopt or delete this name of this vault? Default: no.
 //! Where the grants come from (a KeyVault) and what a refusal leads to is left to the callers.
-
-use std::collections::BTreeMap;
 
 use wildmatch::WildMatch;
 
+use crate::labels::{Labels, Requirement, all_hold};
 use crate::names::{CertificateName, quote};
 use crate::reason::{Problem, Reason};
 
@@ -13,37 +12,15 @@ const NAMESPACE: &str = "{namespace}";
 /// What parts a namespace from the rest of a name. A single hyphen would make `team-*` also the space of `team-a`.
 const SEPARATOR: &str = "--";
 
-/// One requirement on a label, as `matchExpressions` has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Requirement {
-    /// The label has one of these values.
-    In(String, Vec<String>),
-    /// The label is missing or has none of these values.
-    NotIn(String, Vec<String>),
-    /// The label is there.
-    Exists(String),
-    /// The label is not there.
-    DoesNotExist(String),
-}
-
-impl Requirement {
-    fn holds(&self, labels: &BTreeMap<String, String>) -> bool {
-        match self {
-            Requirement::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
-            Requirement::NotIn(key, values) => !labels.get(key).is_some_and(|value| values.contains(value)),
-            Requirement::Exists(key) => labels.contains_key(key),
-            Requirement::DoesNotExist(key) => !labels.contains_key(key),
-        }
-    }
-}
-
 /// A namespace as grants see it.
 #[derive(Clone, Copy, Debug)]
 pub struct Namespace<'a> {
     /// Its name.
     pub name: &'a str,
     /// Its labels; `None` while they are not known: then no selector covers it.
-    pub labels: Option<&'a BTreeMap<String, String>>,
+    pub labels: Option<&'a Labels>,
+    /// Whether it is known to be gone, so that nobody can say any more which labels it had.
+    pub is_gone: bool,
 }
 
 /// One entry of a KeyVault's `grants`.
@@ -52,6 +29,7 @@ pub struct Grant {
     names: Vec<WildMatch>,
     selector: Option<Vec<Requirement>>,
     push: Vec<NamePattern>,
+    adopt: Vec<NamePattern>,
 }
 
 #[derive(Clone, Debug)]
@@ -64,14 +42,18 @@ impl Grant {
     /// A grant to the namespaces that match one of the `names` globs or the `selector`; certificate names by globs.
     ///
     /// # Errors
-    /// `NotGranted`, naming a `push` pattern with `{namespace}` anywhere but at the start, followed by `--` or nothing.
+    /// `NotGranted`, naming a pattern with `{namespace}` anywhere but at the start, followed by `--` or nothing.
     pub fn new(
         names: &[String],
         selector: Option<Vec<Requirement>>,
         push: &[String],
+        adopt: &[String],
     ) -> Result<Self, Problem> {
-        let push = push.iter().map(|pattern| NamePattern::parse(pattern)).collect::<Result<_, _>>()?;
-        Ok(Self { names: names.iter().map(|name| WildMatch::new(name)).collect(), selector, push })
+        let parse = |patterns: &[String]| {
+            patterns.iter().map(|pattern| NamePattern::parse(pattern)).collect::<Result<Vec<_>, _>>()
+        };
+        let names = names.iter().map(|name| WildMatch::new(name)).collect();
+        Ok(Self { names, selector, push: parse(push)?, adopt: parse(adopt)? })
     }
 
     fn covers(&self, namespace: Namespace<'_>) -> bool {
@@ -80,12 +62,17 @@ impl Grant {
                 .selector
                 .as_ref()
                 .zip(namespace.labels)
-                .is_some_and(|(selector, labels)| selector.iter().all(|one| one.holds(labels)))
+                .is_some_and(|(selector, labels)| all_hold(selector, labels))
     }
 
-    fn allows_push(&self, namespace: Namespace<'_>, name: &CertificateName) -> bool {
-        self.covers(namespace) && self.push.iter().any(|pattern| pattern.matches(namespace.name, name))
+    /// As [`Grant::covers`], and for a namespace that is gone any selector may have covered it.
+    fn may_have_covered(&self, namespace: Namespace<'_>) -> bool {
+        self.covers(namespace) || (namespace.is_gone && self.selector.is_some())
     }
+}
+
+fn any_matches(patterns: &[NamePattern], namespace: Namespace<'_>, name: &CertificateName) -> bool {
+    patterns.iter().any(|pattern| pattern.matches(namespace.name, name))
 }
 
 impl NamePattern {
@@ -133,29 +120,89 @@ pub fn check_push(
     namespace: Namespace<'_>,
     name: &CertificateName,
 ) -> Result<(), Problem> {
-    if grants.iter().any(|grant| grant.allows_push(namespace, name)) {
+    if grants.iter().any(|grant| grant.covers(namespace) && any_matches(&grant.push, namespace, name)) {
+        return Ok(());
+    }
+    Err(no_push(key_vault, namespace, name))
+}
+
+/// Whether one of the grants lets `namespace` take over a certificate called `name` that nobody of ours owns.
+///
+/// # Errors
+/// `NotGranted` with the name, the namespace and what the platform team would have to add.
+pub fn check_adopt(
+    grants: &[Grant],
+    key_vault: &str,
+    namespace: Namespace<'_>,
+    name: &CertificateName,
+) -> Result<(), Problem> {
+    if grants.iter().any(|grant| grant.covers(namespace) && any_matches(&grant.adopt, namespace, name)) {
         return Ok(());
     }
     Err(Problem::new(
+        Reason::NotGranted,
+        format!(
+            "KeyVault {key_vault} grants namespace {} no adoption of {name}: ask for a pattern that matches it under \
+             adopt, in an entry of its spec.grants whose namespaces match",
+            namespace.name
+        ),
+    ))
+}
+
+/// Whether one of the grants lets the certificate `name` of `namespace` be deleted: who may push it may also delete it.
+///
+/// A namespace that is gone has no labels to ask for, and its certificates are to be deleted all the same. Nothing is
+/// won by it: its claim was granted when it was made, the tags in the vault still say whose the certificate is, and a
+/// grant that was taken back as a whole, or for the name, still refuses.
+///
+/// # Errors
+/// `NotGranted` as [`check_push`].
+pub fn check_delete(
+    grants: &[Grant],
+    key_vault: &str,
+    namespace: Namespace<'_>,
+    name: &CertificateName,
+) -> Result<(), Problem> {
+    let allows =
+        |grant: &Grant| grant.may_have_covered(namespace) && any_matches(&grant.push, namespace, name);
+    if grants.iter().any(allows) {
+        return Ok(());
+    }
+    Err(no_push(key_vault, namespace, name))
+}
+
+fn no_push(key_vault: &str, namespace: Namespace<'_>, name: &CertificateName) -> Problem {
+    Problem::new(
         Reason::NotGranted,
         format!(
             "KeyVault {key_vault} grants namespace {} no push of {name}: ask for an entry in its spec.grants whose \
              namespaces and push patterns match",
             namespace.name
         ),
-    ))
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn at<'a>(name: &'a str, labels: &'a Labels) -> Namespace<'a> {
+        Namespace { name, labels: Some(labels), is_gone: false }
+    }
+
     fn allowed(names: &[&str], push: &[&str], namespace: &str, certificate: &str) -> bool {
         let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        let grant = Grant::new(&own(names), None, &own(push)).unwrap();
-        let labels = BTreeMap::new();
         let name = CertificateName::parse(certificate).unwrap();
-        check_push(&[grant], "contoso", Namespace { name: namespace, labels: Some(&labels) }, &name).is_ok()
+        let labels = Labels::new();
+        let namespace = at(namespace, &labels);
+        let grant = Grant::new(&own(names), None, &own(push), &[]).unwrap();
+        let adoption = Grant::new(&own(names), None, &[], &own(push)).unwrap();
+        let is_allowed = check_push(std::slice::from_ref(&grant), "contoso", namespace, &name).is_ok();
+        // Adoption is granted by the same rules, and neither by the other.
+        assert_eq!(check_adopt(std::slice::from_ref(&adoption), "contoso", namespace, &name).is_ok(), is_allowed);
+        assert!(check_adopt(&[grant], "contoso", namespace, &name).is_err());
+        assert!(check_push(&[adoption], "contoso", namespace, &name).is_err());
+        is_allowed
     }
 
     #[test]
@@ -187,16 +234,16 @@ mod tests {
 
     #[test]
     fn no_grant_means_no() {
-        let labels = BTreeMap::new();
-        let name = CertificateName::parse("x").unwrap();
-        let problem =
-            check_push(&[], "contoso", Namespace { name: "web", labels: Some(&labels) }, &name).unwrap_err();
-        assert_eq!(problem.reason, Reason::NotGranted);
-        assert!(
-            problem.message.contains("contoso")
-                && problem.message.contains("web")
-                && problem.message.contains('x')
-        );
+        let labels = Labels::new();
+        let name = CertificateName::parse("shop").unwrap();
+        for check in [check_push, check_adopt, check_delete] {
+            let problem = check(&[], "contoso", at("web", &labels), &name).unwrap_err();
+            assert_eq!(problem.reason, Reason::NotGranted);
+            for part in ["contoso", "web", "shop", "ask for"] {
+                assert!(problem.message.contains(part), "{}", problem.message);
+            }
+        }
+        assert!(check_adopt(&[], "v", at("web", &labels), &name).unwrap_err().message.contains("under adopt"));
     }
 
     #[test]
@@ -207,7 +254,7 @@ mod tests {
             Requirement::NotIn("env".into(), vec!["test".into()]),
             Requirement::DoesNotExist("frozen".into()),
         ];
-        let grant = Grant::new(&[], Some(selector), &["*".into()]).unwrap();
+        let grant = Grant::new(&[], Some(selector), &["*".into()], &[]).unwrap();
         let name = CertificateName::parse("x").unwrap();
         for (pairs, expected) in [
             (&[("team", "shop"), ("env", "prod")][..], true),
@@ -217,29 +264,42 @@ mod tests {
             (&[], false),
         ] {
             let labels = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-            let verdict = check_push(
-                std::slice::from_ref(&grant),
-                "v",
-                Namespace { name: "n", labels: Some(&labels) },
-                &name,
-            );
+            let verdict = check_push(std::slice::from_ref(&grant), "v", at("n", &labels), &name);
             assert_eq!(verdict.is_ok(), expected, "{pairs:?}");
         }
     }
 
     #[test]
-    fn a_namespace_whose_labels_are_not_known_is_covered_by_no_selector() {
-        let selector = vec![Requirement::DoesNotExist("frozen".into())];
-        let grant = Grant::new(&[], Some(selector), &["*".into()]).unwrap();
+    fn unknown_labels_are_covered_by_no_selector_but_those_of_a_namespace_that_is_gone_let_delete() {
+        let selector = || Some(vec![Requirement::In("team".into(), vec!["shop".into()])]);
+        let own = |text: &str| vec![text.to_owned()];
+        let by_label = Grant::new(&[], selector(), &own("x"), &own("x")).unwrap();
+        let by_name = Grant::new(&own("n"), None, &own("x"), &own("x")).unwrap();
+        let of_another_name = Grant::new(&[], selector(), &own("y"), &own("y")).unwrap();
+        let of_another_namespace = Grant::new(&own("other"), None, &own("x"), &own("x")).unwrap();
         let name = CertificateName::parse("x").unwrap();
-        assert!(check_push(&[grant], "v", Namespace { name: "n", labels: None }, &name).is_err());
+        for (what, grant, is_gone, push, delete) in [
+            ("by label, there", &by_label, false, false, false),
+            ("by label, gone", &by_label, true, false, true),
+            ("by name, there", &by_name, false, true, true),
+            ("by name, gone", &by_name, true, true, true),
+            ("by label for another name", &of_another_name, true, false, false),
+            ("by name of another namespace", &of_another_namespace, true, false, false),
+        ] {
+            let namespace = Namespace { name: "n", labels: None, is_gone };
+            let grants = std::slice::from_ref(grant);
+            assert_eq!(check_push(grants, "v", namespace, &name).is_ok(), push, "push, {what}");
+            assert_eq!(check_adopt(grants, "v", namespace, &name).is_ok(), push, "adopt, {what}");
+            assert_eq!(check_delete(grants, "v", namespace, &name).is_ok(), delete, "delete, {what}");
+        }
     }
 
     #[test]
     fn the_namespace_stands_only_where_no_other_can_match_it() {
         for bad in ["{namespace}-*", "x-{namespace}", "{namespace}*", "{namespace}--{namespace}", "{secret}"]
         {
-            assert!(Grant::new(&[], None, &[bad.to_owned()]).is_err(), "{bad}");
+            assert!(Grant::new(&[], None, &[bad.to_owned()], &[]).is_err(), "{bad}");
+            assert!(Grant::new(&[], None, &[], &[bad.to_owned()]).is_err(), "{bad}");
         }
     }
 }

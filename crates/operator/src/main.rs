@@ -11,6 +11,7 @@ mod memory;
 mod owner;
 mod pace;
 mod report;
+mod selectors;
 mod settings;
 mod sync;
 mod telemetry;
