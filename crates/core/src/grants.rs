@@ -199,7 +199,10 @@ mod tests {
         let adoption = Grant::new(&own(names), None, &[], &own(push)).unwrap();
         let is_allowed = check_push(std::slice::from_ref(&grant), "contoso", namespace, &name).is_ok();
         // Adoption is granted by the same rules, and neither by the other.
-        assert_eq!(check_adopt(std::slice::from_ref(&adoption), "contoso", namespace, &name).is_ok(), is_allowed);
+        assert_eq!(
+            check_adopt(std::slice::from_ref(&adoption), "contoso", namespace, &name).is_ok(),
+            is_allowed
+        );
         assert!(check_adopt(&[grant], "contoso", namespace, &name).is_err());
         assert!(check_push(&[adoption], "contoso", namespace, &name).is_err());
         is_allowed
@@ -243,7 +246,9 @@ mod tests {
                 assert!(problem.message.contains(part), "{}", problem.message);
             }
         }
-        assert!(check_adopt(&[], "v", at("web", &labels), &name).unwrap_err().message.contains("under adopt"));
+        assert!(
+            check_adopt(&[], "v", at("web", &labels), &name).unwrap_err().message.contains("under adopt")
+        );
     }
 
     #[test]

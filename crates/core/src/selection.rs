@@ -60,9 +60,10 @@ impl SecretSelection {
     pub fn matches(&self, secret: &SecretLook<'_>) -> bool {
         self.may_match(secret.name)
             && all_hold(&self.labels, secret.labels)
-            && self.annotations.iter().all(|(name, globs)| {
-                secret.annotations.get(name).is_some_and(|value| globs.matches(value))
-            })
+            && self
+                .annotations
+                .iter()
+                .all(|(name, globs)| secret.annotations.get(name).is_some_and(|value| globs.matches(value)))
     }
 
     /// Whether a Secret of this name could be meant: what is known of one that is not there.
@@ -113,7 +114,8 @@ mod tests {
         let labels = map(&[("sync", "true"), ("stage", "prod")]);
         let annotations = map(&[("cert-manager.io/certificate-name", "Shop-web"), ("empty", "")]);
         let secret = SecretLook { name: "web-tls", labels: &labels, annotations: &annotations };
-        let named = |names: &[&str], excluded: &[&str]| SecretSelection::new(vec![], &own(names), &own(excluded));
+        let named =
+            |names: &[&str], excluded: &[&str]| SecretSelection::new(vec![], &own(names), &own(excluded));
         let annotated = |name: &str, values: &[&str], excluded: &[&str]| {
             SecretSelection::default().annotated(name, &own(values), &own(excluded))
         };
@@ -137,7 +139,11 @@ mod tests {
             ("its value in another case", annotated(KEY, &["shop-*"], &[]), false),
             ("its value excluded", annotated(KEY, &["*"], &["Shop-*"]), false),
             ("its value excluded in another case", annotated(KEY, &["*"], &["shop-*"]), true),
-            ("two, of which one fails", annotated(KEY, &["*"], &[]).annotated("empty", &own(&["?*"]), &[]), false),
+            (
+                "two, of which one fails",
+                annotated(KEY, &["*"], &[]).annotated("empty", &own(&["?*"]), &[]),
+                false,
+            ),
         ] {
             assert_eq!(selection.matches(&secret), expected, "{what}");
         }
@@ -154,7 +160,12 @@ mod tests {
             ("no glob", NamespaceSelection::new(&own(&["prod-*"]), &[], vec![]), false, false),
             ("excluded", NamespaceSelection::new(&[], &own(&["team-?"]), vec![]), false, false),
             ("a label", NamespaceSelection::new(&[], &[], team()), true, false),
-            ("a label it lacks", NamespaceSelection::new(&[], &[], vec![Requirement::Exists("x".into())]), false, false),
+            (
+                "a label it lacks",
+                NamespaceSelection::new(&[], &[], vec![Requirement::Exists("x".into())]),
+                false,
+                false,
+            ),
             ("a label and a glob", NamespaceSelection::new(&own(&["team-a"]), &[], team()), true, false),
         ] {
             assert_eq!(selection.matches("team-a", Some(&labels)), known, "{what}, labels known");

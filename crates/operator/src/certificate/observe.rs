@@ -74,7 +74,12 @@ pub(crate) fn check_grant(
 ) -> Result<(), Problem> {
     let meta = context.world.namespaces.get(&ObjectRef::new(namespace));
     let labels = meta.as_ref().map(|meta| meta.labels());
-    grants::check_push(&vault.grants, &vault.name, Namespace { name: namespace, labels, is_gone: false }, name)
+    grants::check_push(
+        &vault.grants,
+        &vault.name,
+        Namespace { name: namespace, labels, is_gone: false },
+        name,
+    )
 }
 
 /// What the cluster shows. A claim of a KeyVaultSync pushes a Secret of that resource's own namespace, whatever its
