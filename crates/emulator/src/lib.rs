@@ -123,6 +123,11 @@ impl Emulator {
         self.service().vaults().insert(host.to_ascii_lowercase(), Vault::new(tenant_id));
     }
 
+    /// Whether there is a vault at `host`.
+    pub fn has_vault(&self, host: &str) -> bool {
+        self.service().vaults().contains_key(&host.to_ascii_lowercase())
+    }
+
     /// Removes a vault with all it holds; calls to it are then answered 421.
     pub fn remove_vault(&self, host: &str) {
         self.service().vaults().remove(&host.to_ascii_lowercase());
