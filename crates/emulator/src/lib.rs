@@ -156,7 +156,7 @@ impl Emulator {
     }
 
     /// Sets how long a deletion in the vault lasts from now on (none unless set): until then the certificate is neither
-    /// there nor among the deleted. Nothing happens if there is no such vault; nor in the next four methods.
+    /// there nor among the deleted. Nothing happens if there is no such vault.
     pub fn set_deletion_time(&self, host: &str, time: Duration) {
         self.change_vault(host, |vault| vault.deletion = Takes::Time(time));
     }
