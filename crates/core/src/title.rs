@@ -87,8 +87,12 @@ impl Claimant<'_> {
 
     /// The record names this version and was not yet made under our own name, or its content is announced.
     fn has_inherited(&self, facts: &CertificateFacts, tagged: Option<&Fingerprint>) -> bool {
-        let is_handed_over = self.memory.desired.as_deref() != Some(self.desired.hash().as_str());
-        (self.is_record(facts) && is_handed_over) || self.is_announced(tagged)
+        (self.is_record(facts) && !self.is_pushed()) || self.is_announced(tagged)
+    }
+
+    /// Whether there is a record, and it is of the present wish.
+    fn is_pushed(&self) -> bool {
+        self.memory.record.is_some() && self.memory.desired.as_deref() == Some(self.desired.hash().as_str())
     }
 
     /// Whether this is the version in the record.
@@ -116,7 +120,10 @@ impl Claimant<'_> {
         let is_moving = self.memory.record.is_none()
             && !is_of_this_cluster
             && adoption.from_clusters.iter().any(|cluster| cluster == owner.cluster.as_str());
-        if !is_moving && !(is_of_this_cluster && adoption.is_asked) {
+        // Nobody else of this cluster can write while the claim is ours: what comes from there after we pushed is another
+        // cluster's write under our id, and taking it back would go on for ever.
+        let is_inheriting = is_of_this_cluster && adoption.is_asked && !self.is_pushed();
+        if !is_moving && !is_inheriting {
             return refusal;
         }
         adoption.grant.clone().map_err(NoTitle::None)?;
