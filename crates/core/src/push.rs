@@ -432,9 +432,7 @@ fn missing(seen: &Observed, wanted: &Wanted) -> Step {
         Look::Seen(deleted) => deleted,
     };
     let Some(deleted) = deleted else {
-        let is_patient =
-            seen.memory.failing_since.is_none_or(|since| seen.now < since + RECOVERY_PATIENCE_SECS);
-        if seen.memory.reason == Some(Reason::Recovering) && is_patient {
+        if is_recovering(&seen.memory, seen.now) {
             return Err(Next::Refuse(recovering()));
         }
         let why = if seen.memory.record.is_some() { Why::DeletedInVault } else { Why::New };
@@ -451,6 +449,15 @@ fn missing(seen: &Observed, wanted: &Wanted) -> Step {
         }
         Err(NoTitle::None(problem)) => Err(Next::Refuse(problem)),
     }
+}
+
+/// Whether a recovery was asked for that may not be done yet: until then the vault shows neither a live certificate nor a
+/// soft-deleted one.
+fn is_recovering(memory: &Memory, now: i64) -> bool {
+    // A recovery without a receipt may have begun.
+    let is_announced = memory.in_flight.as_ref().is_some_and(|in_flight| in_flight.act == Act::Recover);
+    let is_patient = memory.failing_since.is_none_or(|since| now < since + RECOVERY_PATIENCE_SECS);
+    is_announced || (memory.reason == Some(Reason::Recovering) && is_patient)
 }
 
 /// What is said while a recovery is waited for.
