@@ -563,6 +563,15 @@ fn is_wish_new(seen: &Observed, wanted: &Wanted) -> bool {
     pushed(seen).is_none_or(|pushed| !wanted.is_held_by(pushed, &seen.memory))
 }
 
+/// Whether we pushed what we wish, and this version of the same content is another one.
+fn is_strange(seen: &Observed, newest: &CertificateFacts, fingerprint: &Fingerprint) -> bool {
+    let claimant = claimant(seen);
+    seen.memory.desired.as_deref() == Some(seen.desired.hash().as_str())
+        && seen.memory.record.is_some()
+        && !claimant.is_record(newest)
+        && !claimant.is_announced(Some(fingerprint))
+}
+
 /// Somebody else writes under our name. It is repaired once, until our own content changes: two clusters with one id must
 /// not take turns for ever.
 fn first_foreign_write(seen: &Observed, newest: &CertificateFacts) -> Result<String, Next> {
@@ -628,7 +637,12 @@ fn same(
     foreign_write: Option<String>,
 ) -> Step {
     if newest.exportable.is_some_and(|exportable| exportable != seen.desired.exportable) {
-        return import(seen, wanted, Why::ExportableChanged, None, None);
+        let foreign_write = if is_strange(seen, newest, &fingerprint) {
+            Some(first_foreign_write(seen, newest)?)
+        } else {
+            foreign_write
+        };
+        return import(seen, wanted, Why::ExportableChanged, foreign_write, None);
     }
     let tags = wanted_tags(&seen.desired, &fingerprint);
     let record = wanted.record(&newest.version, fingerprint);
