@@ -407,11 +407,8 @@ fn is_read(memory: &Memory, source: &SourceVersion, desired: &Desired) -> bool {
 /// Whether memory alone says that the vault holds this.
 fn is_settled(memory: &Memory, desired: &Desired, wanted: &Wanted) -> bool {
     let pushed = memory.record.as_ref().is_some_and(|record| wanted.is_held_by(&record.fingerprint, memory));
-    // A reason that came from the vault says that the last look there did not end well: look again.
-    let ended_well = memory.reason.is_some_and(|reason| match reason.fault() {
-        None | Some(Fault::Invalid) => true,
-        Some(Fault::Blocked | Fault::Transient | Fault::Bug) => false,
-    });
+    // After anything else it is not known any more how the last look at the vault ended: look again.
+    let ended_well = memory.reason.is_some_and(|reason| reason.fault().is_none());
     pushed
         && ended_well
         && memory.in_flight.is_none()
