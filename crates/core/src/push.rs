@@ -608,7 +608,8 @@ fn adoption(
     from: String,
     tagged: Option<Fingerprint>,
 ) -> Step {
-    let Some(leaf) = &wanted.leaf else { return Err(Next::ReadSecret) };
+    // All of the Secret, not what is remembered of it: what is adopted is adopted with its chain.
+    let (Some(leaf), Look::Seen(_)) = (&wanted.leaf, &seen.content) else { return Err(Next::ReadSecret) };
     let is_equal = newest.leaf.as_ref() == Some(leaf)
         && newest.thumbprint == wanted.thumbprint
         && newest.exportable == Some(seen.desired.exportable);
