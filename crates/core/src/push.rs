@@ -503,6 +503,11 @@ fn replaced(seen: &Observed, wanted: &Wanted, newest: &CertificateFacts) -> Opti
         Look::NotYet => Some(Err(Next::ReadRecorded)),
         Look::Seen(Some(facts)) if facts.version == record.version => {
             match ownership::read(&facts.tags, &seen.desired.owner) {
+                Ownership::Ours(_) | Ownership::Sibling { .. }
+                    if !facts.enabled && wanted.is_held_by(&record.fingerprint, &seen.memory) =>
+                {
+                    Some(Err(Next::Refuse(disabled(facts))))
+                }
                 Ownership::Ours(_) | Ownership::Sibling { .. } => {
                     Some(import(seen, wanted, Why::ReplacedInVault, None, None))
                 }
@@ -610,9 +615,9 @@ fn adoption(
 ) -> Step {
     // All of the Secret, not what is remembered of it: what is adopted is adopted with its chain.
     let (Some(leaf), Look::Seen(_)) = (&wanted.leaf, &seen.content) else { return Err(Next::ReadSecret) };
-    let is_equal = newest.leaf.as_ref() == Some(leaf)
-        && newest.thumbprint == wanted.thumbprint
-        && newest.exportable == Some(seen.desired.exportable);
+    let is_equal = newest.leaf.as_ref() == Some(leaf) && newest.thumbprint == wanted.thumbprint;
+    // A disabled one is not made available again for being as exportable as wished.
+    let is_equal = is_equal && (newest.exportable == Some(seen.desired.exportable) || !newest.enabled);
     if !is_equal {
         return import(seen, wanted, Why::Adopted, None, Some(from));
     }
@@ -634,7 +639,8 @@ fn same(
     fingerprint: Fingerprint,
     foreign_write: Option<String>,
 ) -> Step {
-    if newest.exportable.is_some_and(|exportable| exportable != seen.desired.exportable) {
+    let is_as_exportable = newest.exportable.is_none_or(|exportable| exportable == seen.desired.exportable);
+    if !is_as_exportable && newest.enabled {
         let foreign_write = if is_strange(seen, newest, &fingerprint) {
             Some(first_foreign_write(seen, newest)?)
         } else {
@@ -650,15 +656,22 @@ fn same(
         return Ok(Next::Write(Write::Retag { version, tags, dropped, set, record, foreign_write }));
     }
     if !newest.enabled {
-        return Err(Next::Refuse(Problem::new(
-            Reason::DisabledInVault,
-            format!(
-                "version {} is disabled in the vault; keyvault-sync never enables it again: enable it there, or renew                  the Secret to make a new version",
-                newest.version
-            ),
-        )));
+        return Err(Next::Refuse(disabled(newest)));
     }
     Ok(Next::InSync { record: Some(record) })
+}
+
+/// Somebody disabled what the Secret still holds: that is how a compromised certificate is stopped, and a new version of it
+/// would undo that.
+fn disabled(version: &CertificateFacts) -> Problem {
+    Problem::new(
+        Reason::DisabledInVault,
+        format!(
+            "version {} is disabled in the vault; keyvault-sync never enables it again: enable it there, or renew the \
+             Secret to make a new version",
+            version.version
+        ),
+    )
 }
 
 /// The tags that a version of this content shall have.
