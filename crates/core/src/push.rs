@@ -450,11 +450,12 @@ fn missing(seen: &Observed, wanted: &Wanted) -> Step {
 
 /// Whether a recovery was asked for that may not be done yet: until then the vault shows neither a live certificate nor a
 /// soft-deleted one.
-fn is_recovering(memory: &Memory, now: i64) -> bool {
+pub(crate) fn is_recovering(memory: &Memory, now: i64) -> bool {
+    let is_patient = |since: i64| now < since + RECOVERY_PATIENCE_SECS;
     // A recovery without a receipt may have begun.
-    let is_announced = memory.in_flight.as_ref().is_some_and(|in_flight| in_flight.act == Act::Recover);
-    let is_patient = memory.failing_since.is_none_or(|since| now < since + RECOVERY_PATIENCE_SECS);
-    is_announced || (memory.reason == Some(Reason::Recovering) && is_patient)
+    let announced = memory.in_flight.as_ref().filter(|in_flight| in_flight.act == Act::Recover);
+    announced.is_some_and(|in_flight| is_patient(in_flight.since))
+        || (memory.reason == Some(Reason::Recovering) && memory.failing_since.is_none_or(is_patient))
 }
 
 /// What is said while a recovery is waited for.
