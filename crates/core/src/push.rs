@@ -468,7 +468,8 @@ pub fn recovering() -> Problem {
 
 fn in_the_way(problem: &Problem, deleted: &DeletedFacts) -> Problem {
     let way_out = if deleted.is_purge_protected {
-        "the vault has purge protection, so the name is free only when the vault purges it by itself: recover it there and          take it over with conflictPolicy: Adopt, or choose another certificateName"
+        "the vault has purge protection, so the name is free only when the vault purges it by itself: recover it there and \
+         take it over with conflictPolicy: Adopt, or choose another certificateName"
     } else {
         "recover it there and take it over with conflictPolicy: Adopt, purge it, or choose another certificateName"
     };
@@ -585,7 +586,9 @@ fn first_foreign_write(seen: &Observed, newest: &CertificateFacts) -> Result<Str
     Err(Next::Refuse(Problem::new(
         Reason::OwnedByAnother,
         format!(
-            "version {} has an owner tag of cluster id {}, namespace and kind of {owner}, but was not written by this              cluster, for the second time: another cluster uses the cluster id {}; give one of them another with              --cluster-id",
+            "version {} has an owner tag of cluster id {}, namespace and kind of {owner}, but was not written by this \
+             cluster, for the second time: another cluster uses the cluster id {}; give one of them another with \
+             --cluster-id",
             newest.version, owner.cluster, owner.cluster
         ),
     )))
@@ -699,3 +702,6 @@ fn import(
         from,
     }))
 }
+
+#[cfg(test)]
+mod tests;
