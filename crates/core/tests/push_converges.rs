@@ -9,8 +9,8 @@ use keyvault_sync_core::facts::{CertificateFacts, DeletedFacts};
 use keyvault_sync_core::fingerprint::Fingerprint;
 use keyvault_sync_core::ownership::{self, ClusterId, Owner, OwnerKind, Tags};
 use keyvault_sync_core::push::{
-    Act, Content, Desired, InFlight, Look, Memory, Next, Observed, OwnerState, RECOVERY_PATIENCE_SECS, Record,
-    SourceVersion, Why, Write, decide,
+    Act, Content, Desired, InFlight, Look, Memory, Next, Observed, OwnerState, RECOVERY_PATIENCE_SECS,
+    Record, SourceVersion, Why, Write, decide,
 };
 use keyvault_sync_core::reason::{Problem, Reason};
 use keyvault_sync_core::title::Adoption;
@@ -223,10 +223,20 @@ fn version() -> impl Strategy<Value = Version> {
         1 => Just(Whose::Sibling),
         3 => select(EVERYBODY.to_vec())
     ];
-    let looks = (any::<bool>(), proptest::bool::weighted(0.8), proptest::option::weighted(0.8, any::<bool>()));
+    let looks =
+        (any::<bool>(), proptest::bool::weighted(0.8), proptest::option::weighted(0.8, any::<bool>()));
     let is_honest = proptest::bool::weighted(0.8);
     (1..4_u8, bundle(), whose, covers(), bundle(), is_honest, looks, proptest::bool::weighted(0.9)).prop_map(
-        |(number, holds, whose, covers, other, is_honest, (has_stray_tag, enabled, exportable), shows_leaf)| {
+        |(
+            number,
+            holds,
+            whose,
+            covers,
+            other,
+            is_honest,
+            (has_stray_tag, enabled, exportable),
+            shows_leaf,
+        )| {
             let tagged = if is_honest { holds } else { other };
             Version { number, holds, whose, covers, tagged, has_stray_tag, enabled, exportable, shows_leaf }
         },
@@ -279,7 +289,8 @@ fn shapes() -> impl Strategy<Value = Shape> {
     );
     (holds(), proptest::option::weighted(0.8, version()), remembered, wished).prop_map(
         |(vault, recorded, remembered, wished)| {
-            let (record, adopted_with, in_flight, pushed, source, foreign_write, reason, failing_for) = remembered;
+            let (record, adopted_with, in_flight, pushed, source, foreign_write, reason, failing_for) =
+                remembered;
             let (adopts, is_granted, moves_from_c2, owner, secret, edition, exportable, compare) = wished;
             let mut shape = Shape {
                 vault,
@@ -406,7 +417,8 @@ impl Shape {
             Holds::Live(version) => vault.newest = Some(version.facts(&wish)),
             Holds::Deleted(version) => {
                 let newest = version.facts(&wish);
-                vault.deleted = Some(DeletedFacts { newest, scheduled_purge: None, is_purge_protected: false });
+                vault.deleted =
+                    Some(DeletedFacts { newest, scheduled_purge: None, is_purge_protected: false });
             }
         }
         vault
@@ -470,9 +482,9 @@ impl Shape {
     /// Somebody disabled just what the Secret still holds.
     fn is_stopped(&self, newest: &Version) -> bool {
         if self.is_replaced(newest) {
-            let is_recorded = self.record.is_some_and(|(_, holds, covers)| {
-                covers == Covers::LeafAndChain && holds == self.secret
-            });
+            let is_recorded = self
+                .record
+                .is_some_and(|(_, holds, covers)| covers == Covers::LeafAndChain && holds == self.secret);
             return is_recorded && self.recorded.as_ref().is_some_and(|there| !there.enabled);
         }
         let is_equal = match newest.whose {
@@ -501,7 +513,10 @@ impl Shape {
                 let is_taken = live.is_some_and(|version| {
                     !self.is_replaced(version) && !matches!(version.whose, Whose::Ours | Whose::Sibling)
                 });
-                rule((*why == Why::Adopted) == is_taken && from.is_some() == is_taken, "Adopted is said of others")?;
+                rule(
+                    (*why == Why::Adopted) == is_taken && from.is_some() == is_taken,
+                    "Adopted is said of others",
+                )?;
                 rule(
                     !live.is_some_and(|version| {
                         matches!(version.whose, Whose::Ours | Whose::Sibling)
@@ -631,8 +646,7 @@ fn carry_out(write: &Write, seen: &mut Observed, vault: &mut Vault) {
         Write::Retag { tags, record, foreign_write, .. } => {
             vault.newest.as_mut().unwrap().tags = tags.clone();
             let adopted_with = seen.memory.adopted_with.clone();
-            seen.memory =
-                Memory { foreign_write: foreign_write.clone(), adopted_with, ..remembered(record) };
+            seen.memory = Memory { foreign_write: foreign_write.clone(), adopted_with, ..remembered(record) };
         }
         Write::Recover { .. } => {
             // Live again when it is looked at the next time but one.
@@ -656,7 +670,8 @@ fn is_at_rest(seen: &Observed, vault: &Vault) -> Result<(), String> {
             let is_at_rest = match &next {
                 Next::InSync { .. } => true,
                 Next::Refuse(problem) => {
-                    problem.reason == Reason::DisabledInVault && vault.newest.as_ref().is_some_and(|it| !it.enabled)
+                    problem.reason == Reason::DisabledInVault
+                        && vault.newest.as_ref().is_some_and(|it| !it.enabled)
                 }
                 _ => false,
             };
@@ -678,7 +693,9 @@ fn is_remembered(seen: &Observed, vault: &Vault, reason: Reason) -> Result<(), S
     match settle(&again, vault) {
         Next::Refuse(problem) if problem.reason == reason => Ok(()),
         // Its announcement was all that spoke for a foreign write: now it is known not to have been ours.
-        Next::Refuse(problem) if problem.reason == Reason::OwnedByAnother && seen.memory.in_flight.is_some() => {
+        Next::Refuse(problem)
+            if problem.reason == Reason::OwnedByAnother && seen.memory.in_flight.is_some() =>
+        {
             Ok(())
         }
         next => Err(format!("after {reason}: {next:?}")),

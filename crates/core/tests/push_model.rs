@@ -217,8 +217,7 @@ impl Operator {
     /// What the claim's status says after a round; the round is over.
     fn end(&mut self, reason: Reason) {
         let is_passing = matches!(reason.fault(), Some(Fault::Transient | Fault::Bug));
-        self.memory.failing_since =
-            is_passing.then(|| self.memory.failing_since.unwrap_or(self.now));
+        self.memory.failing_since = is_passing.then(|| self.memory.failing_since.unwrap_or(self.now));
         self.memory.reason = Some(reason);
         if self.newest != Look::NotYet {
             self.memory.in_flight = None;
@@ -280,7 +279,11 @@ impl Operator {
                 self.recorded = Look::Seen(there.cloned());
             }
             Next::ReadDeleted => {
-                assert_eq!(self.deleted, Look::NotYet, "the soft-deleted certificate is read twice in a round");
+                assert_eq!(
+                    self.deleted,
+                    Look::NotYet,
+                    "the soft-deleted certificate is read twice in a round"
+                );
                 self.deleted = Look::Seen(vault.newest_deleted());
                 // A recovery that was looked for in vain is done right after that.
                 vault.live.append(&mut vault.recovering);
@@ -357,7 +360,8 @@ impl Operator {
             let before = (self.memory.clone(), self.writes);
             self.round(vault);
             self.assert_that_an_idle_round_forgets_nothing();
-            let is_passing = self.memory.reason.is_some_and(|reason| reason.fault() == Some(Fault::Transient));
+            let is_passing =
+                self.memory.reason.is_some_and(|reason| reason.fault() == Some(Fault::Transient));
             if round > 0 && before == (self.memory.clone(), self.writes) && !is_passing {
                 return self.memory.reason;
             }
@@ -504,7 +508,9 @@ impl World {
                 assert!(vault.deleted.is_empty() && vault.recovering.is_empty(), "{self:?}");
             }
             // Tags stripped, or somebody imported over a certificate that we had not recorded yet: it is theirs.
-            Some(Reason::NotManaged) => assert!(left_to_somebody && is_nobodys(vault.live.last()), "{self:?}"),
+            Some(Reason::NotManaged) => {
+                assert!(left_to_somebody && is_nobodys(vault.live.last()), "{self:?}")
+            }
             Some(Reason::SoftDeleted) => {
                 assert!(left_to_somebody && is_nobodys(vault.deleted.last()), "{self:?}");
             }
@@ -674,7 +680,12 @@ fn fight(rivals: &Rivals, is_restored: bool) -> ([Operator; 2], Vault) {
                 operator.compare = true;
                 operator.round(&mut later.1);
             }
-            assert_eq!(later.0.each_ref().map(|operator| operator.writes), writes, "{}: they take turns", rivals.what);
+            assert_eq!(
+                later.0.each_ref().map(|operator| operator.writes),
+                writes,
+                "{}: they take turns",
+                rivals.what
+            );
         }
     }
     (operators, vault)

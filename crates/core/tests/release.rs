@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use keyvault_sync_core::facts::CertificateFacts;
 use keyvault_sync_core::fingerprint::Fingerprint;
 use keyvault_sync_core::ownership::{self, ClusterId, Owner, OwnerKind, Tags};
-use keyvault_sync_core::push::{Act, Desired, IN_FLIGHT_SECS, InFlight, Look, Memory, RECOVERY_PATIENCE_SECS, Record};
+use keyvault_sync_core::push::{
+    Act, Desired, IN_FLIGHT_SECS, InFlight, Look, Memory, RECOVERY_PATIENCE_SECS, Record,
+};
 use keyvault_sync_core::reason::{Problem, Reason};
 use keyvault_sync_core::release::{ATTEMPTS_MIN, Ending, Failing, Next, Releasing, decide, failed};
 use keyvault_sync_core::title::Adoption;
@@ -112,9 +114,8 @@ fn newest() -> impl Strategy<Value = Look<Option<CertificateFacts>>> {
         Some(Owner { kind: OwnerKind::ClusterKeyVaultSync, namespace: String::new(), ..us() }),
         None,
     ]);
-    let some = (1..3_u8, owners, proptest::option::weighted(0.8, fingerprints())).prop_map(
-        |(number, owner, fingerprint)| version(number, owner.as_ref(), fingerprint.as_ref()),
-    );
+    let some = (1..3_u8, owners, proptest::option::weighted(0.8, fingerprints()))
+        .prop_map(|(number, owner, fingerprint)| version(number, owner.as_ref(), fingerprint.as_ref()));
     prop_oneof![
         1 => Just(Look::NotYet),
         1 => Just(Look::Seen(None)),
@@ -142,24 +143,46 @@ fn shapes() -> impl Strategy<Value = Releasing> {
     let is = || proptest::bool::weighted(0.8);
     let desired_hash = select(vec![None, Some(desired().hash()), Some("sha256:another".to_owned())]);
     let reason = proptest::option::of(select(Reason::ALL.to_vec()));
-    (is(), is(), proptest::option::weighted(0.2, problems()), recorded, in_flight(), newest(), failing, desired_hash, reason)
-        .prop_map(|(deletes, is_of_this_cluster, problem, recorded, in_flight, newest, failing, desired, reason)| {
-            Releasing {
+    (
+        is(),
+        is(),
+        proptest::option::weighted(0.2, problems()),
+        recorded,
+        in_flight(),
+        newest(),
+        failing,
+        desired_hash,
+        reason,
+    )
+        .prop_map(
+            |(
                 deletes,
                 is_of_this_cluster,
-                access: problem.map_or(Ok(()), Err),
-                memory: Memory {
-                    in_flight,
-                    record: recorded.map(|(version, fingerprint)| record(version, fingerprint)),
-                    desired,
-                    reason,
-                    ..Memory::default()
-                },
+                problem,
+                recorded,
+                in_flight,
                 newest,
-                failing: failing.map(|(ago, attempts)| Failing { since: NOW - ago, attempts }),
-                ..releasing()
-            }
-        })
+                failing,
+                desired,
+                reason,
+            )| {
+                Releasing {
+                    deletes,
+                    is_of_this_cluster,
+                    access: problem.map_or(Ok(()), Err),
+                    memory: Memory {
+                        in_flight,
+                        record: recorded.map(|(version, fingerprint)| record(version, fingerprint)),
+                        desired,
+                        reason,
+                        ..Memory::default()
+                    },
+                    newest,
+                    failing: failing.map(|(ago, attempts)| Failing { since: NOW - ago, attempts }),
+                    ..releasing()
+                }
+            },
+        )
 }
 
 /// The rule, in words of its own.
@@ -179,7 +202,11 @@ fn may_delete(seen: &Releasing) -> Result<(), &'static str> {
     let is_record = memory.record.as_ref().is_some_and(|record| record.version == newest.version);
     let known = [
         memory.record.as_ref().map(|record| record.fingerprint.to_string()),
-        memory.in_flight.as_ref().and_then(|announced| announced.fingerprint.as_ref()).map(ToString::to_string),
+        memory
+            .in_flight
+            .as_ref()
+            .and_then(|announced| announced.fingerprint.as_ref())
+            .map(ToString::to_string),
     ];
     let is_known = known.iter().flatten().any(|known| says(known));
     let is_ours = says(&us().to_string()) && (is_known || is_record);
@@ -255,11 +282,8 @@ fn a_claim_ends_with_the_certificate_deleted_retained_or_left_with_the_reason() 
         in_flight: Some(InFlight { act, fingerprint, since }),
         ..Memory::default()
     };
-    let recovering = |failing_since| Memory {
-        reason: Some(Reason::Recovering),
-        failing_since,
-        ..releasing().memory
-    };
+    let recovering =
+        |failing_since| Memory { reason: Some(Reason::Recovering), failing_since, ..releasing().memory };
     let past = NOW - IN_FLIGHT_SECS;
     let us = us();
     for (what, seen, word, contains) in [
@@ -325,7 +349,12 @@ fn a_claim_ends_with_the_certificate_deleted_retained_or_left_with_the_reason() 
         ),
         ("of a version we wrote before", seen(version(2, Some(&us), Some(&full(1)))), "Delete", &[]),
         ("fingerprint tag gone, version known", seen(version(1, Some(&us), None)), "Delete", &[]),
-        ("fingerprint tag gone", seen(version(2, Some(&us), None)), "Left", &["version v2", "not written by"]),
+        (
+            "fingerprint tag gone",
+            seen(version(2, Some(&us), None)),
+            "Left",
+            &["version v2", "not written by"],
+        ),
         (
             "a foreign write with our owner tag",
             seen(version(2, Some(&us), Some(&full(2)))),
@@ -346,7 +375,12 @@ fn a_claim_ends_with_the_certificate_deleted_retained_or_left_with_the_reason() 
             &["belongs to \"c2/KeyVaultSync/web/web\""],
         ),
         ("tags removed", seen(version(1, None, None)), "Left", &["version v1", "no owner tag"]),
-        ("somebody's import over ours", seen(version(2, None, None)), "Left", &["version v2", "no owner tag"]),
+        (
+            "somebody's import over ours",
+            seen(version(2, None, None)),
+            "Left",
+            &["version v2", "no owner tag"],
+        ),
         ("under way", remembers(announced(Act::Import, Some(full(1)), past + 1)), "Wait", &[]),
         (
             "under way, Retain",
@@ -391,7 +425,12 @@ fn an_hour_of_effort_is_an_hour_of_attempts() {
         ("the first time", Reason::Forbidden, None, false),
         ("an hour, attempts", Reason::Forbidden, Some((HOUR, ATTEMPTS_MIN)), true),
         ("a second too early", Reason::Forbidden, Some((HOUR - 1, 100)), false),
-        ("down for days, and now the first attempts", Reason::Forbidden, Some((48 * HOUR, ATTEMPTS_MIN - 1)), false),
+        (
+            "down for days, and now the first attempts",
+            Reason::Forbidden,
+            Some((48 * HOUR, ATTEMPTS_MIN - 1)),
+            false,
+        ),
         ("throttled for days", Reason::Throttled, Some((48 * HOUR, 1_000)), false),
         ("unreachable for an hour", Reason::VaultUnreachable, Some((HOUR, ATTEMPTS_MIN)), true),
         ("no answer for an hour", Reason::Unavailable, Some((HOUR, ATTEMPTS_MIN)), true),
