@@ -4,7 +4,7 @@
 use crate::facts::{CertificateFacts, DeletedFacts};
 use crate::fingerprint::Fingerprint;
 use crate::ownership::{self, Owner, Ownership, Tags};
-use crate::reason::{Fault, Problem, Reason};
+use crate::reason::{Problem, Reason};
 use crate::title::{Adoption, Claimant, NoTitle, Title};
 
 /// The time limit of one vault write, seconds: after it, the operator has stopped sending.
@@ -407,11 +407,8 @@ fn is_read(memory: &Memory, source: &SourceVersion, desired: &Desired) -> bool {
 /// Whether memory alone says that the vault holds this.
 fn is_settled(memory: &Memory, desired: &Desired, wanted: &Wanted) -> bool {
     let pushed = memory.record.as_ref().is_some_and(|record| wanted.is_held_by(&record.fingerprint, memory));
-    // A reason that came from the vault says that the last look there did not end well: look again.
-    let ended_well = memory.reason.is_some_and(|reason| match reason.fault() {
-        None | Some(Fault::Invalid) => true,
-        Some(Fault::Blocked | Fault::Transient | Fault::Bug) => false,
-    });
+    // After anything else it is not known any more how the last look at the vault ended: look again.
+    let ended_well = memory.reason.is_some_and(|reason| reason.fault().is_none());
     pushed
         && ended_well
         && memory.in_flight.is_none()
@@ -432,9 +429,7 @@ fn missing(seen: &Observed, wanted: &Wanted) -> Step {
         Look::Seen(deleted) => deleted,
     };
     let Some(deleted) = deleted else {
-        let is_patient =
-            seen.memory.failing_since.is_none_or(|since| seen.now < since + RECOVERY_PATIENCE_SECS);
-        if seen.memory.reason == Some(Reason::Recovering) && is_patient {
+        if is_recovering(&seen.memory, seen.now) {
             return Err(Next::Refuse(recovering()));
         }
         let why = if seen.memory.record.is_some() { Why::DeletedInVault } else { Why::New };
@@ -458,6 +453,16 @@ fn untitled(without: NoTitle, refuse: impl FnOnce(Reason, &str) -> Problem) -> N
         NoTitle::Unmanaged(_) => Next::Refuse(refuse(Reason::NotManaged, &whose)),
         NoTitle::Problem(problem) => Next::Refuse(problem),
     }
+}
+
+/// Whether a recovery was asked for that may not be done yet: until then the vault shows neither a live certificate nor a
+/// soft-deleted one.
+pub(crate) fn is_recovering(memory: &Memory, now: i64) -> bool {
+    let is_patient = |since: i64| now < since + RECOVERY_PATIENCE_SECS;
+    // A recovery without a receipt may have begun.
+    let announced = memory.in_flight.as_ref().filter(|in_flight| in_flight.act == Act::Recover);
+    announced.is_some_and(|in_flight| is_patient(in_flight.since))
+        || (memory.reason == Some(Reason::Recovering) && memory.failing_since.is_none_or(is_patient))
 }
 
 /// What is said while a recovery is waited for.
@@ -489,7 +494,7 @@ fn in_the_way(reason: Reason, whose: &str, deleted: &DeletedFacts) -> Problem {
 }
 
 /// A live certificate that we may not touch.
-fn left_alone(reason: Reason, whose: &str, version: &str) -> Problem {
+pub(crate) fn left_alone(reason: Reason, whose: &str, version: &str) -> Problem {
     let way_out = match reason {
         Reason::NotManaged => {
             "choose another certificateName, take it over with conflictPolicy: Adopt, or delete and purge it in the vault"
@@ -529,6 +534,11 @@ fn replaced(seen: &Observed, wanted: &Wanted, newest: &CertificateFacts) -> Opti
         Look::NotYet => Some(Err(Next::ReadRecorded)),
         Look::Seen(Some(facts)) if facts.version == record.version => {
             match ownership::read(&facts.tags, &seen.desired.owner) {
+                Ownership::Ours(_) | Ownership::Sibling { .. }
+                    if !facts.enabled && wanted.is_held_by(&record.fingerprint, &seen.memory) =>
+                {
+                    Some(Err(Next::Refuse(disabled(facts))))
+                }
                 Ownership::Ours(_) | Ownership::Sibling { .. } => {
                     Some(import(seen, wanted, Why::ReplacedInVault, None, None))
                 }
@@ -586,6 +596,15 @@ fn is_wish_new(seen: &Observed, wanted: &Wanted) -> bool {
     pushed(seen).is_none_or(|pushed| !wanted.is_held_by(pushed, &seen.memory))
 }
 
+/// Whether we pushed what we wish, and this version of the same content is another one.
+fn is_strange(seen: &Observed, newest: &CertificateFacts, fingerprint: &Fingerprint) -> bool {
+    let claimant = claimant(seen);
+    seen.memory.desired.as_deref() == Some(seen.desired.hash().as_str())
+        && seen.memory.record.is_some()
+        && !claimant.is_record(newest)
+        && !claimant.is_announced(Some(fingerprint))
+}
+
 /// Somebody else writes under our name. It is repaired once, until our own content changes: two clusters with one id must
 /// not take turns for ever.
 fn first_foreign_write(seen: &Observed, newest: &CertificateFacts) -> Result<String, Next> {
@@ -596,7 +615,9 @@ fn first_foreign_write(seen: &Observed, newest: &CertificateFacts) -> Result<Str
     Err(Next::Refuse(Problem::new(
         Reason::OwnedByAnother,
         format!(
-            "version {} has an owner tag of cluster id {}, namespace and kind of {owner}, but was not written by this              cluster, for the second time: another cluster uses the cluster id {}; give one of them another with              --cluster-id",
+            "version {} has an owner tag of cluster id {}, namespace and kind of {owner}, but was not written by this \
+             cluster, for the second time: another cluster uses the cluster id {}; give one of them another with \
+             --cluster-id",
             newest.version, owner.cluster, owner.cluster
         ),
     )))
@@ -625,10 +646,11 @@ fn adoption(
     from: String,
     tagged: Option<Fingerprint>,
 ) -> Step {
-    let Some(leaf) = &wanted.leaf else { return Err(Next::ReadSecret) };
-    let is_equal = newest.leaf.as_ref() == Some(leaf)
-        && newest.thumbprint == wanted.thumbprint
-        && newest.exportable == Some(seen.desired.exportable);
+    // All of the Secret, not what is remembered of it: what is adopted is adopted with its chain.
+    let (Some(leaf), Look::Seen(_)) = (&wanted.leaf, &seen.content) else { return Err(Next::ReadSecret) };
+    let is_equal = newest.leaf.as_ref() == Some(leaf) && newest.thumbprint == wanted.thumbprint;
+    // A disabled one is not made available again for being as exportable as wished.
+    let is_equal = is_equal && (newest.exportable == Some(seen.desired.exportable) || !newest.enabled);
     if !is_equal {
         return import(seen, wanted, Why::Adopted, None, Some(from));
     }
@@ -650,8 +672,14 @@ fn same(
     fingerprint: Fingerprint,
     foreign_write: Option<String>,
 ) -> Step {
-    if newest.exportable.is_some_and(|exportable| exportable != seen.desired.exportable) {
-        return import(seen, wanted, Why::ExportableChanged, None, None);
+    let is_as_exportable = newest.exportable.is_none_or(|exportable| exportable == seen.desired.exportable);
+    if !is_as_exportable && newest.enabled {
+        let foreign_write = if is_strange(seen, newest, &fingerprint) {
+            Some(first_foreign_write(seen, newest)?)
+        } else {
+            foreign_write
+        };
+        return import(seen, wanted, Why::ExportableChanged, foreign_write, None);
     }
     let tags = wanted_tags(&seen.desired, &fingerprint);
     let record = wanted.record(&newest.version, fingerprint);
@@ -661,15 +689,22 @@ fn same(
         return Ok(Next::Write(Write::Retag { version, tags, dropped, set, record, foreign_write }));
     }
     if !newest.enabled {
-        return Err(Next::Refuse(Problem::new(
-            Reason::DisabledInVault,
-            format!(
-                "version {} is disabled in the vault; keyvault-sync never enables it again: enable it there, or renew                  the Secret to make a new version",
-                newest.version
-            ),
-        )));
+        return Err(Next::Refuse(disabled(newest)));
     }
     Ok(Next::InSync { record: Some(record) })
+}
+
+/// Somebody disabled what the Secret still holds: that is how a compromised certificate is stopped, and a new version of it
+/// would undo that.
+fn disabled(version: &CertificateFacts) -> Problem {
+    Problem::new(
+        Reason::DisabledInVault,
+        format!(
+            "version {} is disabled in the vault; keyvault-sync never enables it again: enable it there, or renew the \
+             Secret to make a new version",
+            version.version
+        ),
+    )
 }
 
 /// The tags that a version of this content shall have.
@@ -696,3 +731,6 @@ fn import(
         from,
     }))
 }
+
+#[cfg(test)]
+mod tests;

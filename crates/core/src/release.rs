@@ -3,7 +3,7 @@
 
 use crate::facts::CertificateFacts;
 use crate::ownership::{self, Ownership};
-use crate::push::{Desired, Look, Memory, wait_for_announced};
+use crate::push::{Desired, Look, Memory, is_recovering, recovering, wait_for_announced};
 use crate::reason::{Problem, Reason};
 
 /// Fewer failed attempts than this end no claim, however long ago the first was: the operator may not have been there in
@@ -97,6 +97,8 @@ pub fn decide(seen: &Releasing) -> Next {
     }
     match &seen.newest {
         Look::NotYet => Next::ReadNewest,
+        // It is neither gone nor there to be deleted before that is done.
+        Look::Seen(None) if is_recovering(&seen.memory, seen.now) => Next::Refuse(recovering()),
         Look::Seen(None) => Next::End(Ending::Gone),
         Look::Seen(Some(newest)) => match foreign(seen, newest) {
             None => Next::Delete,
