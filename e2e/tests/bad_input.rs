@@ -10,7 +10,7 @@ use keyvault_sync_e2e::certificates::{KeyType, Leaf};
 use keyvault_sync_e2e::scene::{claim_ready, entries, host, imports, note, ready, row};
 use keyvault_sync_e2e::stage::CLIENT;
 use keyvault_sync_e2e::wait::{self, Seen};
-use serde_json::{Value, json};
+use serde_json::json;
 
 keyvault_sync_e2e::promises!(Together:
     what_is_wrong_with_a_secret_is_told_and_holds_up_nothing_else,
@@ -24,8 +24,6 @@ keyvault_sync_e2e::promises!(Together:
     a_hanging_vault_holds_up_no_other_and_gets_one_version,
     an_answer_lost_after_the_commit_is_followed_by_a_look_and_no_second_version,
     a_reset_connection_is_followed_by_a_look_and_one_version,
-    a_field_of_a_resource_without_behaviour_is_refused_by_name,
-    a_selector_alone_is_refused_by_name,
     a_field_of_a_keyvault_without_behaviour_is_refused_by_name,
 );
 
@@ -553,53 +551,20 @@ async fn a_reset_connection_is_followed_by_a_look_and_one_version(scene: Scene) 
     Ok(())
 }
 
-async fn a_field_of_a_resource_without_behaviour_is_refused_by_name(scene: Scene) -> anyhow::Result<()> {
-    scene.renew("web-tls").await?;
-    let listed = json!([{"secretName": "web-tls"}]);
-    for (field, spec) in [
-        ("selector", json!({"selector": {}, "certificates": listed})),
-        ("conflictPolicy: Adopt", json!({"certificates": listed, "conflictPolicy": "Adopt"})),
-        ("adoptFromClusters", json!({"certificates": listed, "adoptFromClusters": ["old"]})),
-        ("deletionPolicy: Delete", json!({"certificates": listed, "deletionPolicy": "Delete"})),
-    ] {
-        scene.sync("wish", spec).await?;
-        refused(&scene, "wish", field).await?;
-        scene.told("wish", "Unsupported", &[field]).await?;
-        scene.delete(&scene.syncs(), "wish").await?;
-    }
-    ensure!(scene.calls().is_empty(), "{:?}", scene.calls());
-    Ok(())
-}
-
-async fn a_selector_alone_is_refused_by_name(scene: Scene) -> anyhow::Result<()> {
-    scene.sync("wish", json!({"selector": {"matchLabels": {"sync": "true"}}})).await?;
-    refused(&scene, "wish", "selector").await?;
-    scene.told("wish", "Unsupported", &["selector"]).await.map(drop)
-}
-
 async fn a_field_of_a_keyvault_without_behaviour_is_refused_by_name(scene: Scene) -> anyhow::Result<()> {
     scene.renew("web-tls").await?;
     let guid = "11111111-2222-4333-8444-555555555555";
     let service_principal =
         json!({"tenantId": guid, "clientId": guid, "clientSecretRef": {"name": "secret"}});
     let client_certificate = json!({"tenantId": guid, "clientId": guid, "secretRef": {"name": "secret"}});
-    for (field, identity, grants) in [
-        ("identity.serviceAccount", json!({"serviceAccount": {"name": "keyvault"}}), None),
-        ("identity.servicePrincipal", json!({"servicePrincipal": service_principal}), None),
-        ("identity.clientCertificate", json!({"clientCertificate": client_certificate}), None),
-        ("identity.managedIdentity", json!({"managedIdentity": {"clientId": guid}}), None),
-        (
-            "grants[].adopt",
-            Value::Null,
-            Some(json!([{"namespaces": {"names": ["*"]}, "push": ["*"], "adopt": ["*"]}])),
-        ),
+    for (field, identity) in [
+        ("identity.serviceAccount", json!({"serviceAccount": {"name": "keyvault"}})),
+        ("identity.servicePrincipal", json!({"servicePrincipal": service_principal})),
+        ("identity.clientCertificate", json!({"clientCertificate": client_certificate})),
+        ("identity.managedIdentity", json!({"managedIdentity": {"clientId": guid}})),
     ] {
         let mut vault = scene.open_to_us();
         vault["identity"] = identity;
-        if let Some(grants) = grants {
-            vault["grants"] = grants;
-            vault["identity"] = json!({"workloadIdentity": {}});
-        }
         scene.key_vault(scene.name(), vault).await?;
         scene.sync_of("through", &["web-tls"]).await?;
         refused(&scene, "through", field).await?;

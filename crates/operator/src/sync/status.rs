@@ -56,35 +56,53 @@ struct Standing {
     pushed_at: Option<Time>,
 }
 
-/// Brings the status up to date and says when to look again.
-pub(crate) async fn report(
-    context: &Context,
-    wisher: &Wisher,
-    wish: &Wish,
-    applied: &Applied,
-    again_at: Option<i64>,
-) -> Action {
-    let (standings, copies_until) = standings(context, wisher, wish, applied);
-    // What is wrong with a wish that has no rows has no row to stand on.
-    let whole = wish.whole.as_ref().err().filter(|_| standings.is_empty());
-    let nothing = SecretName { namespace: String::new(), name: String::new() };
-    let whole = whole.map(|problem| refused(Row::of(wisher, &nothing, None), problem, false));
-    let before = wisher.status();
-    let after = compose(&before, wisher, wish, &standings, whole.as_ref());
-    let again = again(applied, &standings, again_at.into_iter().chain(copies_until).min());
-    if is_same(&before, &after) {
-        return Action::requeue(again);
+/// What is to be said of a wish, and when to look again.
+pub(crate) struct Report {
+    before: KeyVaultSyncStatus,
+    after: KeyVaultSyncStatus,
+    standings: Vec<Standing>,
+    again: Duration,
+}
+
+impl Report {
+    /// Looks at what became of a wish.
+    pub(crate) fn new(
+        context: &Context,
+        wisher: &Wisher,
+        wish: &Wish,
+        applied: &Applied,
+        again_at: Option<i64>,
+    ) -> Self {
+        let (mut standings, copies_until) = standings(context, wisher, wish, applied);
+        let before = wisher.status();
+        // What is wrong with a wish that has no rows has no row to stand on.
+        let whole = wish.whole.as_ref().err().filter(|_| standings.is_empty());
+        let nothing = SecretName { namespace: String::new(), name: String::new() };
+        let whole = whole.map(|problem| refused(Row::of(wisher, &nothing, None), problem, false));
+        let after = compose(&before, wisher, wish, &standings, whole.as_ref());
+        let again = again(applied, &standings, again_at.into_iter().chain(copies_until).min());
+        standings.extend(whole);
+        Self { before, after, standings, again }
     }
-    let planned = &context.world.planned;
-    if let Some(wait) = planned.written(wisher.uid()).and_then(|at| AT_MOST_EVERY.checked_sub(at.elapsed())) {
-        return Action::requeue(wait);
+
+    /// Brings the status up to date and says when to look again.
+    pub(crate) async fn end(self, context: &Context, wisher: &Wisher, wish: &Wish) -> Action {
+        if is_same(&self.before, &self.after) {
+            return Action::requeue(self.again);
+        }
+        let planned = &context.world.planned;
+        if let Some(wait) =
+            planned.written(wisher.uid()).and_then(|at| AT_MOST_EVERY.checked_sub(at.elapsed()))
+        {
+            return Action::requeue(wait);
+        }
+        if !write(context, wisher, &self.after).await {
+            return Action::requeue(RETRY);
+        }
+        planned.wrote(wisher.uid());
+        tell(context, wisher, wish, &self.before, &self.standings).await;
+        Action::requeue(self.again)
     }
-    if !write(context, wisher, &after).await {
-        return Action::requeue(RETRY);
-    }
-    planned.wrote(wisher.uid());
-    tell(context, wisher, wish, &before, standings.iter().chain(&whole)).await;
-    Action::requeue(again)
 }
 
 /// When to plan again without being woken.
@@ -473,19 +491,19 @@ async fn write(context: &Context, wisher: &Wisher, status: &KeyVaultSyncStatus) 
 }
 
 /// Tells what has no claim to tell it, where it is news.
-async fn tell<'a>(
+async fn tell(
     context: &Context,
     wisher: &Wisher,
     wish: &Wish,
     before: &KeyVaultSyncStatus,
-    standings: impl Iterator<Item = &'a Standing>,
+    standings: &[Standing],
 ) {
     let (kind, namespace, name) = (wisher.kind().as_str(), wisher.namespace(), wisher.name());
     let vault = wish.vault.as_ref().map_or("", |vault| vault.host.as_str());
     let place = Some(namespace).filter(|namespace| !namespace.is_empty());
     // What is wrong with the whole resource stands on each of its rows, and is told once.
     let mut told = BTreeSet::new();
-    for standing in standings.filter(|standing| standing.is_ours_to_tell) {
+    for standing in standings.iter().filter(|standing| standing.is_ours_to_tell) {
         let row = &standing.row;
         let text = row.message.as_deref().unwrap_or_default();
         let is_known_row = |old: &CertificateStatus| {
