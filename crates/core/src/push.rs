@@ -499,7 +499,10 @@ pub(crate) fn left_alone(reason: Reason, whose: &str, version: &str) -> Problem 
         Reason::NotManaged => {
             "choose another certificateName, take it over with conflictPolicy: Adopt, or delete and purge it in the vault"
         }
-        _ => "choose another certificateName, or remove it there first",
+        _ => {
+            "choose another certificateName, remove it there first, or take it over: with adoptFromClusters from another \
+             cluster, with conflictPolicy: Adopt from an owner of this cluster that is gone"
+        }
     };
     Problem::new(
         reason,

@@ -454,7 +454,7 @@ mod tests {
     fn another_clusters_is_taken_over_once_where_that_cluster_is_named_and_it_is_granted() {
         let refused = Is::Refused(
             Reason::OwnedByAnother,
-            &["belongs to \"c2/KeyVaultSync/web/web\"", "left alone", "or remove it there first"],
+            &["belongs to \"c2/KeyVaultSync/web/web\"", "left alone", "remove it there first"],
         );
         let c3 = Is::Refused(Reason::OwnedByAnother, &["belongs to \"c3/KeyVaultSync/web/web\""]);
         let forged = Is::Refused(Reason::OwnedByAnother, &["belongs to \"me\"", "left alone"]);

@@ -12,7 +12,9 @@ use keyvault_sync_core::push::{
     Act, Desired, IN_FLIGHT_SECS, InFlight, Look, Memory, RECOVERY_PATIENCE_SECS, Record,
 };
 use keyvault_sync_core::reason::{Problem, Reason};
-use keyvault_sync_core::release::{ATTEMPTS_MIN, Ending, Failing, Next, Releasing, decide, failed};
+use keyvault_sync_core::release::{
+    ATTEMPTS_MIN, Ending, Failing, Next, Releasing, SETTLE_SECS, decide, failed,
+};
 use keyvault_sync_core::title::Adoption;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -90,6 +92,8 @@ fn releasing() -> Releasing {
         desired: desired(),
         deletes: true,
         is_of_this_cluster: true,
+        is_restored: false,
+        since: NOW - HOUR,
         access: Ok(()),
         memory: Memory { record: Some(record(1, full(1))), ..Memory::default() },
         newest: Look::Seen(Some(version(1, Some(&us()), Some(&full(1))))),
@@ -147,7 +151,7 @@ fn shapes() -> impl Strategy<Value = Releasing> {
         is(),
         is(),
         proptest::option::weighted(0.2, problems()),
-        recorded,
+        (recorded, any::<bool>(), 0..6_i64),
         in_flight(),
         newest(),
         failing,
@@ -159,7 +163,7 @@ fn shapes() -> impl Strategy<Value = Releasing> {
                 deletes,
                 is_of_this_cluster,
                 problem,
-                recorded,
+                (recorded, is_restored, ago),
                 in_flight,
                 newest,
                 failing,
@@ -169,6 +173,8 @@ fn shapes() -> impl Strategy<Value = Releasing> {
                 Releasing {
                     deletes,
                     is_of_this_cluster,
+                    is_restored,
+                    since: NOW - ago,
                     access: problem.map_or(Ok(()), Err),
                     memory: Memory {
                         in_flight,
@@ -191,6 +197,8 @@ fn may_delete(seen: &Releasing) -> Result<(), &'static str> {
     let memory = &seen.memory;
     rule(seen.deletes, "nobody wishes it")?;
     rule(seen.is_of_this_cluster, "the claim is from another cluster's backup")?;
+    rule(!seen.is_restored, "the claim is from a backup")?;
+    rule(seen.now >= seen.since + SETTLE_SECS, "somebody may be about to want it")?;
     rule(seen.access.is_ok(), "the vault must not be used")?;
     rule(memory.record.is_some() || memory.in_flight.is_some(), "nothing was pushed")?;
     rule(
@@ -335,6 +343,14 @@ fn a_claim_ends_with_the_certificate_deleted_retained_or_left_with_the_reason() 
             &[],
         ),
         ("restored from a backup without its status", remembers(Memory::default()), "NothingPushed", &[]),
+        (
+            "restored from a backup with its status",
+            Releasing { is_restored: true, memory: Memory::default(), ..releasing() },
+            "Left",
+            &["restored from a backup"],
+        ),
+        ("given up a moment ago", Releasing { since: NOW - SETTLE_SECS + 1, ..releasing() }, "Wait", &[]),
+        ("given up long enough ago", Releasing { since: NOW - SETTLE_SECS, ..releasing() }, "Delete", &[]),
         (
             "restored from a backup of another cluster",
             Releasing { is_of_this_cluster: false, ..releasing() },

@@ -218,6 +218,11 @@ impl World {
         self.claims.get(&ObjectRef::new(name))
     }
 
+    /// Whether every wish there is was planned once since the start.
+    pub(crate) fn is_every_wish_planned(&self) -> bool {
+        self.wishers().all(|wisher| self.planned.is_planned(wisher.uid()))
+    }
+
     /// Remembers that this wisher waits for the name of a claim that another holds.
     pub(crate) fn is_loser(&self, claim: &str, wisher: WisherKey) {
         self.index().losers.entry(claim.to_owned()).or_default().insert(wisher);

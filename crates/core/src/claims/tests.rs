@@ -67,6 +67,7 @@ fn synced(owner: ClaimOwner, sources: &[&str], vault: &str) -> Held<&'static str
                 presence: Presence::There,
                 missing_since: None,
                 may_be_selected: true,
+                is_equal: false,
             })
             .collect(),
         spec: "spec",

@@ -182,8 +182,7 @@ fn as_copy(secret: &SecretName, claim: &KeyVaultCertificate, context: &Context) 
     if first == *secret {
         return Copy::AsClaim;
     }
-    let seen = claim
-        .status
+    let seen = claim_status::kept(claim)
         .iter()
         .flat_map(|status| &status.sources)
         .find(|seen| seen.namespace == secret.namespace && seen.name == secret.name)
@@ -287,7 +286,7 @@ fn unsettled(about: Row<'_>) -> Standing {
 }
 
 fn of_claim(about: Row<'_>, claim: &KeyVaultCertificate) -> Standing {
-    let Some(status) = &claim.status else { return unsettled(about) };
+    let Some(status) = claim_status::kept(claim) else { return unsettled(about) };
     let ready = conditions::find(&status.conditions, READY);
     let is_settled = status.observed_generation == claim.metadata.generation && ready.is_some();
     let reason = claim_status::reason(claim).unwrap_or(Reason::Reconciling);
