@@ -372,8 +372,10 @@ fn compose(
     };
     conditions::set(&mut status.conditions, &statement, stamp.0);
     let is_passing = matches!(reason.fault(), Some(Fault::Transient | Fault::Bug));
-    status.first_failed_at = match (&status.first_failed_at, is_passing) {
-        (Some(since), true) => Some(since.clone()),
+    // How long a recovery takes is counted from its own beginning, not from that of a failure before it.
+    let begins = reason == Reason::Recovering && reason_in(before) != Some(Reason::Recovering);
+    status.first_failed_at = match (status.first_failed_at.take().filter(|_| !begins), is_passing) {
+        (Some(since), true) => Some(since),
         (None, true) => Some(stamp.clone()),
         (_, false) => None,
     };

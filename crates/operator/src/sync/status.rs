@@ -100,7 +100,7 @@ impl Report {
             return Action::requeue(RETRY);
         }
         planned.wrote(wisher.uid());
-        tell(context, wisher, wish, &self.before, &self.standings).await;
+        self.tell(context, wisher, wish).await;
         Action::requeue(self.again)
     }
 }
@@ -162,7 +162,8 @@ fn of_row(
     let Some(claim) = own_claim(name, wisher.uid(), context) else { return (unsettled(about), None) };
     let standing = of_claim(about.clone(), &claim);
     let standing = Standing { is_settled: standing.is_settled && !applied.raced.contains(name), ..standing };
-    match as_copy(about.secret, &claim, context) {
+    let is_pushed = matches!(standing.reason, Reason::Synced | Reason::IncompleteChain);
+    match as_copy(about.secret, &claim, is_pushed, context) {
         Copy::AsClaim => (standing, None),
         Copy::Awaited { problem, until } => {
             let waiting =
@@ -176,7 +177,7 @@ fn of_row(
 }
 
 /// Of Secrets that share a claim, the first stands as the claim does; the others, as they compare with it.
-fn as_copy(secret: &SecretName, claim: &KeyVaultCertificate, context: &Context) -> Copy {
+fn as_copy(secret: &SecretName, claim: &KeyVaultCertificate, is_pushed: bool, context: &Context) -> Copy {
     let Some(first) = claim.spec.sources.first() else { return Copy::AsClaim };
     let first = resolve::source(first).secret;
     if first == *secret {
@@ -192,7 +193,7 @@ fn as_copy(secret: &SecretName, claim: &KeyVaultCertificate, context: &Context) 
         })
         .unwrap_or_default();
     let patience = i64::try_from(context.settings.copies_patience.as_secs()).unwrap_or(i64::MAX);
-    claims::copy(secret, &first, &claim.spec.certificate_name, seen, patience, now())
+    claims::copy(secret, &first, &claim.spec.certificate_name, seen, is_pushed, patience, now())
 }
 
 /// Reasons that a claim finds by itself, from its KeyVault; where there is a claim, it tells them.
@@ -489,45 +490,54 @@ async fn write(context: &Context, wisher: &Wisher, status: &KeyVaultSyncStatus) 
     }
 }
 
-/// Tells what has no claim to tell it, where it is news.
-async fn tell(
-    context: &Context,
-    wisher: &Wisher,
-    wish: &Wish,
-    before: &KeyVaultSyncStatus,
-    standings: &[Standing],
-) {
-    let (kind, namespace, name) = (wisher.kind().as_str(), wisher.namespace(), wisher.name());
-    let vault = wish.vault.as_ref().map_or("", |vault| vault.host.as_str());
-    let place = Some(namespace).filter(|namespace| !namespace.is_empty());
-    // What is wrong with the whole resource stands on each of its rows, and is told once.
-    let mut told = BTreeSet::new();
-    for standing in standings.iter().filter(|standing| standing.is_ours_to_tell) {
-        let row = &standing.row;
-        let text = row.message.as_deref().unwrap_or_default();
-        let is_known_row = |old: &CertificateStatus| {
-            old.secret_name == row.secret_name
-                && old.namespace == row.namespace
-                && old.reason == row.reason
-                && old.message == row.message
-        };
-        let is_known_whole = |ready: &Condition| row.secret_name.is_empty() && ready.message.contains(text);
-        let is_news = !before.certificates.iter().any(is_known_row)
-            && !conditions::find(&before.conditions, READY).is_some_and(is_known_whole)
-            && told.insert((standing.reason, text));
-        let certificate = row.certificate_name.as_deref().unwrap_or_default();
-        let subject = Subject { controller: "sync", kind, namespace, name, certificate, vault };
-        report::outcome(context, subject, standing.reason, text, is_news);
-        if is_news && disposition::of(standing.reason, 1, 0, None, 0).warns {
-            let occurrence = Occurrence {
-                regarding: reference(kind, place, name, Some(wisher.uid())),
-                related: None,
-                weight: Weight::Warning,
-                reason: &row.reason,
-                action: "Plan",
-                note: text,
-            };
-            report::event(context, occurrence).await;
+impl Report {
+    /// Tells what has no claim to tell it, where it is news. Of many rows those in the status are told: what was told
+    /// before can be seen there alone, and a person reads no thousand Events.
+    async fn tell(&self, context: &Context, wisher: &Wisher, wish: &Wish) {
+        let (kind, namespace, name) = (wisher.kind().as_str(), wisher.namespace(), wisher.name());
+        let vault = wish.vault.as_ref().map_or("", |vault| vault.host.as_str());
+        let place = Some(namespace).filter(|namespace| !namespace.is_empty());
+        let shown: HashSet<_> = self.after.certificates.iter().map(place_of).collect();
+        // What is wrong with the whole resource stands on each of its rows, and is told once.
+        let mut told = BTreeSet::new();
+        for standing in self.standings.iter().filter(|standing| standing.is_ours_to_tell) {
+            let row = &standing.row;
+            let text = row.message.as_deref().unwrap_or_default();
+            let is_whole = row.secret_name.is_empty();
+            let is_news = (is_whole || shown.contains(&place_of(row)))
+                && !self.is_known(standing)
+                && told.insert((standing.reason, text));
+            let certificate = row.certificate_name.as_deref().unwrap_or_default();
+            let subject = Subject { controller: "sync", kind, namespace, name, certificate, vault };
+            report::outcome(context, subject, standing.reason, text, is_news);
+            if is_news && disposition::of(standing.reason, 1, 0, None, 0).warns {
+                let occurrence = Occurrence {
+                    regarding: reference(kind, place, name, Some(wisher.uid())),
+                    related: None,
+                    weight: Weight::Warning,
+                    reason: &row.reason,
+                    action: "Plan",
+                    note: text,
+                };
+                report::event(context, occurrence).await;
+            }
         }
     }
+
+    /// Whether the status said so before.
+    fn is_known(&self, standing: &Standing) -> bool {
+        let row = &standing.row;
+        let text = row.message.as_deref().unwrap_or_default();
+        let is_same_row = |old: &CertificateStatus| {
+            place_of(old) == place_of(row) && old.reason == row.reason && old.message == row.message
+        };
+        let is_same_whole = |ready: &Condition| row.secret_name.is_empty() && ready.message.contains(text);
+        self.before.certificates.iter().any(is_same_row)
+            || conditions::find(&self.before.conditions, READY).is_some_and(is_same_whole)
+    }
+}
+
+/// Which Secret a row is about.
+fn place_of(row: &CertificateStatus) -> (Option<&str>, &str) {
+    (row.namespace.as_deref(), &row.secret_name)
 }
