@@ -494,6 +494,42 @@ impl Shape {
         is_equal && !newest.enabled
     }
 
+    /// Whether the vault holds what is wished, as far as that can be seen, or memory alone may say so.
+    fn judge_in_sync(&self, record: Option<&Record>) -> Result<(), &'static str> {
+        let rule = |holds: bool, rule: &'static str| if holds { Ok(()) } else { Err(rule) };
+        let Some(record) = record else {
+            let is_remembered = self.record.is_some_and(|(_, holds, covers)| match covers {
+                Covers::Leaf => {
+                    holds.0 == self.secret.0 && self.adopted_with.is_none_or(|chain| chain == self.secret.1)
+                }
+                Covers::LeafAndChain | Covers::Nothing => holds == self.secret,
+            });
+            rule(!self.compare && self.in_flight.is_none(), "nobody looked at the vault")?;
+            rule(
+                self.reason.is_some_and(|reason| reason.fault().is_none()),
+                "the last look did not end well",
+            )?;
+            return rule(is_remembered && self.pushed == Pushed::UnderThisWish, "that was not pushed");
+        };
+        let Holds::Live(version) = &self.vault else { return Err("there is nothing") };
+        rule(version.whose == Whose::Ours && !version.has_stray_tag, "the tags are not ours alone")?;
+        rule(version.holds.0 == self.secret.0, "another leaf")?;
+        rule(version.enabled, "somebody disabled it")?;
+        rule(
+            version.exportable.is_none_or(|exportable| exportable == self.exportable),
+            "another exportability",
+        )?;
+        rule(record.version == format!("v{}", version.number), "the record is of another version")?;
+        rule(
+            fingerprint(version.covers, version.tagged).as_ref() == Some(&record.fingerprint),
+            "the record says something else than the tag",
+        )?;
+        rule(
+            record.fingerprint == full(self.secret) || record.fingerprint == leaf(self.secret),
+            "the record is not of the Secret",
+        )
+    }
+
     /// Whether a write is allowed, and why not.
     fn judge(&self, write: &Write) -> Result<(), &'static str> {
         let (live, deleted) = match &self.vault {
@@ -537,8 +573,13 @@ impl Shape {
                     "what somebody disabled is not made available again",
                 )
             }
-            Write::Adopt { version: wanted, .. } => {
+            Write::Adopt { version: wanted, record, .. } => {
                 let version = live.unwrap();
+                rule(
+                    record.fingerprint == leaf(self.secret)
+                        || (record.fingerprint == full(self.secret) && self.has_the_secret(version)),
+                    "nobody saw that chain",
+                )?;
                 rule(*wanted == format!("v{}", version.number), "another version than the newest")?;
                 rule(
                     !matches!(version.whose, Whose::Ours | Whose::Sibling) && !self.is_replaced(version),
@@ -712,7 +753,10 @@ fn check(shape: &Shape) -> Result<&'static str, String> {
             return Ok("Refuse");
         }
         Next::Wait { .. } => return Ok("Wait"),
-        Next::InSync { .. } => return Ok("InSync"),
+        Next::InSync { record } => {
+            shape.judge_in_sync(record.as_ref())?;
+            return Ok("InSync");
+        }
         next => return Err(format!("{next:?}")),
     };
     shape.judge(&write).map_err(|rule| format!("{rule}: {write:?}"))?;
@@ -736,7 +780,10 @@ fn check(shape: &Shape) -> Result<&'static str, String> {
         let live = Shape { vault: Holds::Live(version.clone()), in_flight: None, ..shape.clone() };
         write = match settle(&seen, &vault) {
             Next::Write(write) => write,
-            Next::InSync { .. } => return Ok(word),
+            Next::InSync { record } => {
+                live.judge_in_sync(record.as_ref())?;
+                return Ok(word);
+            }
             Next::Refuse(problem) => {
                 is_remembered(&seen, &vault, problem.reason)?;
                 return Ok(word);

@@ -546,6 +546,24 @@ fn only_an_end_without_a_fault_spares_the_look_at_the_vault() {
 }
 
 #[test]
+fn a_fingerprint_tag_is_believed_of_the_leaf_it_stands_on() {
+    let forged = Some(version("v2", 2, ours(&full(1, 1))));
+    let adopted_ = Some(version("v2", 2, ours(&leaf(1))));
+    for (what, memory, newest, expected) in [
+        ("claim made anew", Memory::default(), &forged, Is::Import(Why::Changed, full(1, 1))),
+        (
+            "of an adoption, claim made anew",
+            Memory::default(),
+            &adopted_,
+            Is::Import(Why::Changed, full(1, 1)),
+        ),
+        ("over ours", in_step(), &forged, Is::Import(Why::Changed, full(1, 1))),
+    ] {
+        check(what, &There { newest: newest.clone(), ..there(memory) }, expected);
+    }
+}
+
+#[test]
 fn a_write_announces_what_will_be_there() {
     let (tags, fingerprint) = (Tags::new(), full(1, 1));
     let record = record("v1", 1, leaf(1));
