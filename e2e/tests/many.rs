@@ -27,17 +27,22 @@ const ROWS_MAX: usize = 100;
 const STATUS_BYTES_MAX: usize = 100_000;
 
 async fn five_hundred_secrets_cost_no_more_calls_than_they_must(scene: Scene) -> anyhow::Result<()> {
-    let tenants =
-        try_join_all((0..NAMESPACES).map(async |number| scene.tenant(&format!("{number:02}")).await)).await?;
+    let names: Vec<String> = (0..NAMESPACES).map(|number| format!("{number:02}")).collect();
+    let tenants = try_join_all(names.iter().map(|name| scene.tenant(name))).await?;
     let all = json!({"namespaces": {"names": [format!("{}-*", scene.name())]}, "push": ["{namespace}--*"]});
     scene
         .key_vault(scene.name(), json!({"url": format!("https://{}", scene.host()), "grants": [all]}))
         .await?;
-    futures::stream::iter(&tenants)
-        .flat_map(|tenant| futures::stream::iter(secrets()).map(move |secret| (tenant, secret)))
-        .map(async |(tenant, secret)| tenant.renew(&secret).await)
+    let secrets: Vec<(Scene, String)> = tenants
+        .iter()
+        .flat_map(|tenant| {
+            (0..OF_ONE_NAMESPACE).map(move |number| (tenant.clone(), format!("tls-{number:02}")))
+        })
+        .collect();
+    futures::stream::iter(secrets)
+        .map(|(tenant, secret)| async move { tenant.renew(&secret).await.map(drop) })
         .buffer_unordered(AT_A_TIME)
-        .try_for_each(async |_| Ok(()))
+        .try_collect::<Vec<()>>()
         .await?;
     let operator = scene.stage().operator().await?;
     scene.cluster_sync("many", json!({"selector": {}, "deletionPolicy": "Delete"})).await?;
@@ -53,10 +58,6 @@ async fn five_hundred_secrets_cost_no_more_calls_than_they_must(scene: Scene) ->
     scene.cluster_synced("many", &count).await?;
     a_namespace_that_goes_takes_only_its_own_along(&scene, &tenants).await?;
     operator.terminate().await.map(drop)
-}
-
-fn secrets() -> Vec<String> {
-    (0..OF_ONE_NAMESPACE).map(|number| format!("tls-{number:02}")).collect()
 }
 
 async fn a_renewal_costs_a_look_and_an_import_and_waits_for_nobody(

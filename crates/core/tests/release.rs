@@ -151,7 +151,7 @@ fn shapes() -> impl Strategy<Value = Releasing> {
         is(),
         is(),
         proptest::option::weighted(0.2, problems()),
-        (recorded, any::<bool>(), 0..6_i64),
+        (recorded, prop::bool::weighted(0.1), 0..30_i64),
         in_flight(),
         newest(),
         failing,
