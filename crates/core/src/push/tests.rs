@@ -2,6 +2,7 @@
 //! That every other shape converges is left to `tests/push_converges.rs`, the histories to `tests/push_model.rs`.
 
 use super::*;
+use crate::ownership;
 use crate::ownership::{ClusterId, OwnerKind};
 use crate::title::Adoption;
 
