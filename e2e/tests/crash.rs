@@ -4,14 +4,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use futures::future::try_join_all;
 use keyvault_emulator::{Call, Effect, Fault, Operation};
 use keyvault_sync_e2e::certificates::Issued;
 use keyvault_sync_e2e::operator::Operator;
-use keyvault_sync_e2e::scene::{host, imports};
+use keyvault_sync_e2e::scene::imports;
 use keyvault_sync_e2e::wait::{self, Seen};
 use keyvault_sync_e2e::{Scene, scene};
-use serde_json::json;
 
 keyvault_sync_e2e::promises!(OneByOne:
     killed_between_announcement_and_import_it_makes_exactly_one_version,

@@ -73,11 +73,8 @@ pub(super) async fn give_up(claim: Arc<KeyVaultCertificate>, context: &Context) 
 async fn is_inherited(claim: &KeyVaultCertificate, context: &Context, way: &Result<Route, Problem>) -> bool {
     let Ok(route) = way else { return false };
     let name = ClaimName::new(&route.name, &route.vault.host);
-    match succession::hand_over(&name, &claim.spec.owner.uid, context).await {
-        Ok(is_handed_over) => is_handed_over,
-        // What became of it is looked at in another round.
-        Err(_) => true,
-    }
+    // What became of a handover that failed is looked at in another round.
+    succession::hand_over(&name, &claim.spec.owner.uid, context).await.unwrap_or(true)
 }
 
 fn releasing(claim: &KeyVaultCertificate, way: &Result<Route, Problem>, context: &Context) -> Releasing {
