@@ -78,7 +78,7 @@ fn collides(secret: &SecretName, first: &SecretName, certificate: &str) -> Probl
         Reason::NameCollision,
         format!(
             "Secret {first} holds the certificate name {certificate}, and Secret {secret} wants it with another \
-             certificate: make them equal, exclude one, or change the template so that each has its own name"
+             certificate, or one that cannot be read: make them equal, exclude one, or change the template so that each has its own name"
         ),
     )
 }
