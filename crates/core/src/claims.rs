@@ -162,6 +162,8 @@ pub enum ClaimAct<S> {
     Create(ClaimName, Wanted<S>),
     /// Change it (and take it out of release), by PUT with the resourceVersion that was looked at.
     Change(ClaimName, Wanted<S>),
+    /// Tell it how it ends (and whether anything is written for it) as the wish says that now; nothing else of it changes.
+    Settle(ClaimName, S),
     /// Give it up.
     Release(ClaimName, ReleaseWhy, Confirm),
 }
@@ -218,6 +220,7 @@ pub fn plan<S: Clone + PartialEq>(
         lost: BTreeSet::new(),
         acts: Vec::new(),
         acted: BTreeSet::new(),
+        said: BTreeSet::new(),
         again_at: None,
     };
     let mut by_name: BTreeMap<&ClaimName, Vec<usize>> = BTreeMap::new();
@@ -230,7 +233,8 @@ pub fn plan<S: Clone + PartialEq>(
         planning.name(name, indices);
     }
     let wanted: BTreeSet<&ClaimName> = by_name.into_keys().collect();
-    planning.others(&wanted, settled);
+    planning.others(&wanted, &settled);
+    planning.settle(&settled);
     let Planning { outcomes, lingering, lost, acts, again_at, .. } = planning;
     ClaimPlan { rows: outcomes, lingering, lost, acts, again_at }
 }
@@ -298,6 +302,8 @@ struct Planning<'a, S> {
     lost: BTreeSet<ClaimName>,
     acts: Vec<ClaimAct<S>>,
     acted: BTreeSet<&'a ClaimName>,
+    /// Claims that say already what is wanted.
+    said: BTreeSet<&'a ClaimName>,
     again_at: Option<i64>,
 }
 
@@ -377,6 +383,8 @@ impl<'a, S: Clone + PartialEq> Planning<'a, S> {
             && claim.sources.iter().map(|held| &held.source).eq(&wanted.sources);
         if !is_said || claim.release.is_some() {
             self.act(name, ClaimAct::Change(name.clone(), wanted));
+        } else {
+            self.said.insert(name);
         }
     }
 

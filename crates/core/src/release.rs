@@ -5,6 +5,7 @@ use crate::facts::CertificateFacts;
 use crate::ownership::{self, Ownership};
 use crate::push::{Desired, Look, Memory, is_recovering, recovering, wait_for_announced};
 use crate::reason::{Problem, Reason};
+use crate::title::{Claimant, Title};
 
 /// Fewer failed attempts than this end no claim, however long ago the first was: the operator may not have been there in
 /// between.
@@ -12,7 +13,7 @@ pub const ATTEMPTS_MIN: u32 = 5;
 
 /// How long after it was given up a certificate is not deleted yet: whoever moves a name from one resource to another, or replaces
 /// a resource, does so within seconds, and must not find the certificate gone in between.
-pub const SETTLE_SECS: i64 = 3;
+pub const SETTLE_SECS: i64 = 5;
 
 /// How a deletion has failed so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +95,10 @@ pub fn decide(seen: &Releasing) -> Next {
             "the claim was restored from a backup, so it cannot be told whether it is still wanted",
         ));
     }
-    if seen.memory.record.is_none() && seen.memory.in_flight.is_none() {
+    if seen.memory.record.is_none()
+        && seen.memory.in_flight.is_none()
+        && !is_recovering(&seen.memory, seen.now)
+    {
         return Next::End(Ending::NothingPushed);
     }
     if !seen.is_of_this_cluster {
@@ -145,24 +149,22 @@ fn left(cause: &str) -> Ending {
 
 /// Why the newest version is not ours to delete.
 fn foreign(seen: &Releasing, newest: &CertificateFacts) -> Option<String> {
-    let record = seen.memory.record.as_ref();
-    let is_record = record.is_some_and(|record| record.version == newest.version);
-    let is_known = |fingerprint: Option<&crate::fingerprint::Fingerprint>| {
-        let announced = seen.memory.in_flight.as_ref().and_then(|in_flight| in_flight.fingerprint.as_ref());
-        fingerprint.is_some()
-            && (fingerprint == record.map(|record| &record.fingerprint) || fingerprint == announced)
-    };
-    match ownership::read(&newest.tags, &seen.desired.owner) {
-        Ownership::Ours(fingerprint) if is_record || is_known(fingerprint.as_ref()) => None,
-        Ownership::Ours(_) => {
-            Some(format!("version {} has our owner tag, but was not written by this cluster", newest.version))
-        }
-        // Handed over to us by a resource of our namespace, and not retagged yet.
-        Ownership::Sibling { .. } if is_record => None,
-        Ownership::Sibling { owner, .. } => Some(format!("it belongs to {owner}")),
-        Ownership::Another { said, .. } => Some(format!("it belongs to {said}")),
-        Ownership::Unmanaged { .. } => {
-            Some(format!("version {} has no owner tag of keyvault-sync", newest.version))
-        }
+    // Whom a tag names is nobody to ask now: what is not ours is left.
+    let claimant = Claimant { desired: &seen.desired, memory: &seen.memory, owner: &Look::NotYet };
+    if let Ok(Title::Ours(fingerprint)) = claimant.title(newest) {
+        let recorded = seen.memory.record.as_ref().map(|record| &record.fingerprint);
+        let is_known = claimant.is_record(newest)
+            || (fingerprint.is_some() && fingerprint.as_ref() == recorded)
+            || claimant.is_announced(fingerprint.as_ref());
+        return (!is_known).then(|| {
+            format!("version {} has our owner tag, but was not written by this cluster", newest.version)
+        });
     }
+    Some(match ownership::read(&newest.tags, &seen.desired.owner) {
+        Ownership::Sibling { owner, .. } => format!("it belongs to {owner}"),
+        Ownership::Another { said, .. } => format!("it belongs to {said}"),
+        Ownership::Ours(_) | Ownership::Unmanaged { .. } => {
+            format!("version {} has no owner tag of keyvault-sync", newest.version)
+        }
+    })
 }

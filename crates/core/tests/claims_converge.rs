@@ -152,7 +152,12 @@ impl Case {
                     };
                     held.insert(name.clone(), claim);
                 }
-                ClaimAct::Release(name, why, _) => held.get_mut(name).unwrap().release = Some(*why),
+                ClaimAct::Settle(name, spec) => held.get_mut(name).unwrap().spec = *spec,
+                ClaimAct::Release(name, why, _) => {
+                    let claim = held.get_mut(name).unwrap();
+                    // A release has the last word of its wish.
+                    (claim.release, claim.spec) = (Some(*why), SETTLED);
+                }
             }
         }
         held
@@ -248,7 +253,7 @@ proptest! {
                     prop_assert!(!held.contains_key(name));
                     (name, false)
                 }
-                ClaimAct::Change(name, _) => (name, false),
+                ClaimAct::Change(name, _) | ClaimAct::Settle(name, _) => (name, false),
                 ClaimAct::Release(name, ..) => (name, true),
             };
             prop_assert!(touched.insert(name.clone()), "{} twice", name);

@@ -464,7 +464,12 @@ impl Shape {
             && version.is_unowned()
             && self.record.is_some()
             && !self.is_record(version)
-            && self.recorded.as_ref().is_some_and(|there| matches!(there.whose, Whose::Ours | Whose::Sibling))
+            && !(self.adopts && self.is_granted)
+            && self.recorded.as_ref().is_some_and(|there| match there.whose {
+                Whose::Ours => true,
+                Whose::Sibling => self.is_record(there) && self.pushed != Pushed::UnderThisWish,
+                _ => false,
+            })
     }
 
     /// Whether the version is known to hold all of the Secret.
@@ -735,7 +740,10 @@ fn is_remembered(seen: &Observed, vault: &Vault, reason: Reason) -> Result<(), S
         Next::Refuse(problem) if problem.reason == reason => Ok(()),
         // Its announcement was all that spoke for a foreign write: now it is known not to have been ours.
         Next::Refuse(problem)
-            if problem.reason == Reason::OwnedByAnother && seen.memory.in_flight.is_some() =>
+            if matches!(
+                problem.reason,
+                Reason::OwnedByAnother | Reason::NotManaged | Reason::Unavailable
+            ) && seen.memory.in_flight.is_some() =>
         {
             Ok(())
         }

@@ -218,7 +218,11 @@ fn may_delete(seen: &Releasing) -> Result<(), &'static str> {
     ];
     let is_known = known.iter().flatten().any(|known| says(known));
     let is_ours = says(&us().to_string()) && (is_known || is_record);
-    rule(is_ours || (says(&sibling().to_string()) && is_record), "it is not ours beyond doubt")
+    // A sibling's version in our record is ours until we have pushed under our own name.
+    let is_handed_over = memory.desired.as_deref() != Some(seen.desired.hash().as_str());
+    let is_announced = known.last().is_some_and(|known| known.as_ref().is_some_and(|known| says(known)));
+    let is_inherited = says(&sibling().to_string()) && ((is_record && is_handed_over) || is_announced);
+    rule(is_ours || is_inherited, "it is not ours beyond doubt")
 }
 
 fn word(next: &Next) -> &'static str {

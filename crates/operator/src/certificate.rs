@@ -17,7 +17,7 @@ use keyvault_sync_api::KeyVaultCertificate;
 use keyvault_sync_core::chain::CertificateChain;
 use keyvault_sync_core::names::ClaimName;
 use keyvault_sync_core::ownership::Owner;
-use keyvault_sync_core::push::{Look, Next, Observed, OwnerState, Record, decide};
+use keyvault_sync_core::push::{Look, Next, Observed, Record, decide};
 use keyvault_sync_core::reason::{Problem, Reason};
 use keyvault_sync_vault::{VaultClient, VaultError};
 use kube::ResourceExt;
@@ -234,12 +234,7 @@ impl<'a> Round<'a> {
         };
         let claim = ClaimName::new(&route.name, &route.vault.host);
         let state = orphan::state_of(owner.kind, &owner.namespace, &owner.name, &claim, self.context).await;
-        self.observed.owner = Look::Seen(match state {
-            orphan::OwnerState::Wants => OwnerState::Wants,
-            orphan::OwnerState::Elsewhere => OwnerState::Elsewhere,
-            orphan::OwnerState::Gone => OwnerState::Gone,
-            orphan::OwnerState::Unclear => OwnerState::Unclear,
-        });
+        self.observed.owner = Look::Seen(state);
         None
     }
 

@@ -22,6 +22,9 @@ use crate::keyvault::{self, Edition, Vault};
 const LOOK_AGAIN_SECS: i64 = 30;
 /// Single reads of one vault's comparison are spread over this, so that a renewal among them need not wait.
 const SPREAD: Duration = Duration::from_secs(60);
+/// Pauses after attempts that failed; the shortest interval is five minutes.
+const RETRIES: [Duration; 4] =
+    [Duration::from_secs(15), Duration::from_secs(30), Duration::from_secs(60), Duration::from_secs(120)];
 /// The longest pause between two single reads.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -32,6 +35,25 @@ struct Lessons {
     pages: HashMap<VaultHost, usize>,
     /// KeyVaults whose identity may not list.
     forbidden: HashMap<String, Edition>,
+}
+
+impl Lessons {
+    /// How many pages the vault's list has, as far as that is known, and whether it may be read.
+    fn of(&self, vault: &Vault) -> (Option<usize>, bool) {
+        let is_forbidden = self.forbidden.get(&vault.name) == Some(&vault.edition);
+        (self.pages.get(&vault.host).copied(), !is_forbidden)
+    }
+
+    fn learn(&mut self, vault: &Vault, pages_max: usize, listing: &Result<Listing, VaultError>) {
+        match listing {
+            Ok(Listing::Whole { pages, .. }) => drop(self.pages.insert(vault.host.clone(), *pages)),
+            Ok(Listing::TooLong) => drop(self.pages.insert(vault.host.clone(), pages_max + 1)),
+            Err(error) if error.problem.reason == Reason::Forbidden => {
+                self.forbidden.insert(vault.name.clone(), vault.edition.clone());
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 /// Compares each vault once an interval, until the operator is to end.
@@ -66,54 +88,54 @@ pub(crate) async fn run(context: Arc<Context>) {
     }
 }
 
-/// One comparison.
+/// One comparison; tried again where it failed for a reason that passes.
 async fn compare(context: Arc<Context>, vault: Vault, lessons: Arc<Mutex<Lessons>>) {
-    let claims = in_step(&vault, &context);
-    let (pages, may_list) = {
-        let lessons = lessons.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_forbidden = lessons.forbidden.get(&vault.name) == Some(&vault.edition);
-        (lessons.pages.get(&vault.host).copied(), !is_forbidden)
-    };
-    match method(claims.len(), pages, may_list) {
-        Method::Not => {}
-        Method::Singly => singly(&context, &claims).await,
-        Method::List { pages_max } => match list(&context, &vault, pages_max).await {
-            Ok(Listing::Whole { certificates, pages }) => {
-                lessons
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .pages
-                    .insert(vault.host.clone(), pages);
-                let listed: HashMap<String, _> =
-                    certificates.iter().map(|row| (row.name.to_ascii_lowercase(), row)).collect();
-                let differing = claims.iter().filter(|(claim, expected)| {
-                    expected.differs(listed.get(&claim.spec.certificate_name.to_ascii_lowercase()).copied())
-                });
-                let found = differing.map(|(claim, _)| wake(&context, claim)).count();
-                tracing::debug!(vault = %vault.host, claims = claims.len(), pages, found, "vault compared");
-            }
-            Ok(Listing::TooLong) => {
-                lessons
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .pages
-                    .insert(vault.host.clone(), pages_max + 1);
-                singly(&context, &claims).await;
-            }
-            Err(error) if error.problem.reason == Reason::Forbidden => {
-                tracing::info!(vault = %vault.host, "the identity may not list certificates: each is read by itself");
-                lessons
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .forbidden
-                    .insert(vault.name.clone(), vault.edition.clone());
-                singly(&context, &claims).await;
-            }
-            Err(error) => {
-                tracing::info!(vault = %vault.host, reason = error.problem.reason.as_str(), "vault not compared: {}", error.problem.message);
-            }
-        },
+    for pause in RETRIES {
+        if try_compare(&context, &vault, &lessons).await {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = context.stop.cancelled() => return,
+        }
     }
+}
+
+/// `false`: not made.
+async fn try_compare(context: &Context, vault: &Vault, lessons: &Mutex<Lessons>) -> bool {
+    let claims = in_step(vault, context);
+    let (pages, may_list) = lessons.lock().unwrap_or_else(PoisonError::into_inner).of(vault);
+    let pages_max = match method(claims.len(), pages, may_list) {
+        Method::Not => return true,
+        Method::Singly => {
+            singly(context, &claims).await;
+            return true;
+        }
+        Method::List { pages_max } => pages_max,
+    };
+    let listing = list(context, vault, pages_max).await;
+    lessons.lock().unwrap_or_else(PoisonError::into_inner).learn(vault, pages_max, &listing);
+    match listing {
+        Ok(Listing::Whole { certificates, pages }) => {
+            let listed: HashMap<String, _> =
+                certificates.iter().map(|row| (row.name.to_ascii_lowercase(), row)).collect();
+            let differing = claims.iter().filter(|(claim, expected)| {
+                expected.differs(listed.get(&claim.spec.certificate_name.to_ascii_lowercase()).copied())
+            });
+            let found = differing.map(|(claim, _)| wake(context, claim)).count();
+            tracing::debug!(vault = %vault.host, claims = claims.len(), pages, found, "vault compared");
+        }
+        Ok(Listing::TooLong) => singly(context, &claims).await,
+        Err(error) if error.problem.reason == Reason::Forbidden => {
+            tracing::info!(vault = %vault.host, "the identity may not list certificates: each is read by itself");
+            singly(context, &claims).await;
+        }
+        Err(error) => {
+            tracing::info!(vault = %vault.host, reason = error.problem.reason.as_str(), "vault not compared: {}", error.problem.message);
+            return false;
+        }
+    }
+    true
 }
 
 /// The claims through this KeyVault that are in step, with what the vault has to show of each.

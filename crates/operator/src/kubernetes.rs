@@ -7,11 +7,16 @@ use std::time::Duration;
 use keyvault_sync_core::reason::{Problem, Reason};
 use kube::client::Client;
 use kube::core::Status;
+use tokio::sync::Semaphore;
 
 use crate::watch::describe;
 
 /// kube sets no time limit of its own on a request.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Calls under way at a time: kube bounds neither them nor its idle connections, and a resource over thousands of Secrets that goes
+/// would make thousands at once.
+static UNDER_WAY: Semaphore = Semaphore::const_new(64);
 
 /// A call that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +91,8 @@ pub(crate) async fn call<T>(
     what: &'static str,
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, CallError> {
+    // It is never closed.
+    let _place = UNDER_WAY.acquire().await;
     match tokio::time::timeout(CALL_LIMIT, request).await {
         Err(_) => Err(CallError::Timeout { what }),
         Ok(Err(source)) => Err(CallError::Kube { what, source: Box::new(source) }),

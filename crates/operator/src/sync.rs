@@ -54,8 +54,10 @@ async fn round(wisher: &Wisher, context: &Context) -> Action {
     });
     let again_at = plan.again_at;
     let planning = begun.elapsed();
-    let applied = apply::acts(wisher, &held, plan, context).await;
+    // Known before it is carried out: what this wish wants is not given up by others meanwhile.
+    context.world.note_wants(&wisher.key(), wish.wanted_names());
     planned.note(wisher.uid());
+    let applied = apply::acts(wisher, &held, plan, context).await;
     let begun = Instant::now();
     let report = status::Report::new(context, wisher, &wish, &applied, again_at);
     planned.took(wisher.uid(), planning + begun.elapsed());

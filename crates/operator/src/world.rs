@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use keyvault_sync_api::constants::SYNC_AT_ANNOTATION;
-use keyvault_sync_api::{ClusterKeyVaultSync, KeyVault, KeyVaultCertificate, KeyVaultSync};
+use keyvault_sync_api::{ClusterKeyVaultSync, KeyVault, KeyVaultCertificate, KeyVaultSync, PushSettings};
 use keyvault_sync_core::ownership::OwnerKind;
 use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
@@ -47,6 +47,12 @@ struct Index {
     by_owner: HashMap<WisherKey, HashSet<String>>,
     /// Claim → wishers that want its name and do not have it.
     losers: HashMap<String, HashSet<WisherKey>>,
+    /// Claim → wishers whose last plan wants its name, whoever has it.
+    wanted: HashMap<String, HashSet<WisherKey>>,
+    /// The same the other way round.
+    wants: HashMap<WisherKey, HashSet<String>>,
+    /// Uid of a wisher that is gone → what it said last, until its claims are gone too.
+    last_words: HashMap<String, PushSettings>,
     /// Namespace → the wishers in it; those without a namespace under the empty text.
     wishers: HashMap<String, HashSet<WisherKey>>,
     /// Namespace → the Secrets of type kubernetes.io/tls in it.
@@ -223,6 +229,29 @@ impl World {
         self.wishers().all(|wisher| self.planned.is_planned(wisher.uid()))
     }
 
+    /// Remembers which names a wisher's plan wants.
+    pub(crate) fn note_wants(&self, wisher: &WisherKey, names: HashSet<String>) {
+        let mut index = self.index();
+        let before = index.wants.insert(wisher.clone(), names.clone()).unwrap_or_default();
+        for gone in before.difference(&names) {
+            remove(&mut index.wanted, gone, wisher);
+        }
+        for new in names.difference(&before) {
+            index.wanted.entry(new.clone()).or_default().insert(wisher.clone());
+        }
+    }
+
+    /// The wishers whose last plan wants the name of a claim, its holder among them.
+    pub(crate) fn wanting(&self, claim: &str) -> Vec<Wisher> {
+        let keys: Vec<_> = self.index().wanted.get(claim).into_iter().flatten().cloned().collect();
+        keys.iter().filter_map(|key| self.wisher(key)).collect()
+    }
+
+    /// What a resource (by uid) that is gone said last of how its certificates are to be treated.
+    pub(crate) fn last_word(&self, uid: &str) -> Option<PushSettings> {
+        self.index().last_words.get(uid).cloned()
+    }
+
     /// Remembers that this wisher waits for the name of a claim that another holds.
     pub(crate) fn is_loser(&self, claim: &str, wisher: WisherKey) {
         self.index().losers.entry(claim.to_owned()).or_default().insert(wisher);
@@ -265,7 +294,16 @@ impl World {
                 let gone = of(Arc::clone(gone));
                 let key = gone.key();
                 self.planned.forget(gone.uid());
-                remove(&mut self.index().wishers, &key.namespace, &key);
+                self.note_wants(&key, HashSet::new());
+                {
+                    let mut index = self.index();
+                    index.wants.remove(&key);
+                    remove(&mut index.wishers, &key.namespace, &key);
+                    if index.by_owner.contains_key(&key) {
+                        // An edit just before the end may not have reached its claims.
+                        index.last_words.insert(gone.uid().to_owned(), gone.push().clone());
+                    }
+                }
                 for claim in self.claims_of(&key) {
                     self.wake.orphan(ObjectRef::from_obj(claim.as_ref()));
                 }
@@ -317,6 +355,9 @@ impl World {
             }
             Change::Gone(claim) => {
                 self.enter(Some(claim), None);
+                if !self.index().by_owner.contains_key(&WisherKey::of(claim)) {
+                    self.index().last_words.remove(&claim.spec.owner.uid);
+                }
                 self.written.forget(&claim.name_any());
                 self.rounds.forget(&claim.uid().unwrap_or_default());
                 self.wake.sync(WisherKey::of(claim));

@@ -21,7 +21,7 @@ enum Fate {
 
 impl<'a, S: Clone + PartialEq> Planning<'a, S> {
     /// The claims of this resource that no row wants.
-    pub(super) fn others(&mut self, wanted: &BTreeSet<&ClaimName>, settled: impl Fn(&S) -> S) {
+    pub(super) fn others(&mut self, wanted: &BTreeSet<&ClaimName>, settled: &impl Fn(&S) -> S) {
         let mut by_secret: BTreeMap<&SecretName, Vec<usize>> = BTreeMap::new();
         for (index, row) in self.rows.iter().enumerate() {
             by_secret.entry(&row.source.secret).or_default().push(index);
@@ -39,6 +39,21 @@ impl<'a, S: Clone + PartialEq> Planning<'a, S> {
                 Fate::Ends(why, confirm) => {
                     self.act(name, ClaimAct::Release(name.clone(), why, confirm));
                 }
+            }
+        }
+    }
+
+    /// Claims that are neither wanted as they are nor given up now, and those that are being given up: suspending a resource, or
+    /// having its certificates retained, is heard by all of them.
+    pub(super) fn settle(&mut self, settled: &impl Fn(&S) -> S) {
+        for (name, claim) in self.held {
+            let is_done = self.acted.contains(name) || self.said.contains(name);
+            if is_done || !claim.owner.is_same_resource(self.me) {
+                continue;
+            }
+            let spec = settled(&claim.spec);
+            if spec != claim.spec {
+                self.act(name, ClaimAct::Settle(name.clone(), spec));
             }
         }
     }

@@ -236,28 +236,24 @@ fn against(seen: &Observed, wanted: &Wanted, newest: &CertificateFacts) -> Step 
     }
 }
 
-/// The newest version has no owner tag, but the one in our record still has ours: somebody imported over it.
+/// The newest version has no owner tag, but the one in our record still has ours: somebody imported over it. Where taking over is
+/// asked for and granted, what they wrote is looked at as anybody else's: it may hold what is wanted.
 fn replaced(seen: &Observed, wanted: &Wanted, newest: &CertificateFacts) -> Option<Step> {
     let is_unmanaged =
         matches!(ownership::read(&newest.tags, &seen.desired.owner), Ownership::Unmanaged { .. });
     let record = seen.memory.record.as_ref().filter(|record| record.version != newest.version)?;
-    if !is_unmanaged {
+    let adoption = &seen.desired.adoption;
+    if !is_unmanaged || (adoption.is_asked && adoption.grant.is_ok()) {
         return None;
     }
     match &seen.recorded {
         Look::NotYet => Some(Ok(Next::ReadRecorded)),
         Look::Seen(Some(facts)) if facts.version == record.version => {
-            match ownership::read(&facts.tags, &seen.desired.owner) {
-                Ownership::Ours(_) | Ownership::Sibling { .. }
-                    if !facts.enabled && wanted.is_held_by(&record.fingerprint, &seen.memory) =>
-                {
-                    Some(Err(disabled(facts)))
-                }
-                Ownership::Ours(_) | Ownership::Sibling { .. } => {
-                    Some(import(seen, wanted, Why::ReplacedInVault, None, None))
-                }
-                Ownership::Another { .. } | Ownership::Unmanaged { .. } => None,
+            let Ok(Title::Ours(_)) = claimant(seen).title(facts) else { return None };
+            if !facts.enabled && wanted.is_held_by(&record.fingerprint, &seen.memory) {
+                return Some(Err(disabled(facts)));
             }
+            Some(import(seen, wanted, Why::ReplacedInVault, None, None))
         }
         Look::Seen(_) => None,
     }
@@ -289,10 +285,8 @@ fn ours(seen: &Observed, wanted: &Wanted, newest: &CertificateFacts, tagged: Opt
         return same(seen, wanted, newest, fingerprint, foreign_write);
     }
     let claimant = claimant(seen);
-    let is_known = claimant.is_record(newest)
-        || is_wish_new(seen, wanted)
-        || (tagged.is_some() && tagged.as_ref() == pushed(seen))
-        || claimant.is_announced(tagged.as_ref());
+    let is_known =
+        claimant.is_record(newest) || is_wish_new(seen, wanted) || claimant.is_announced(tagged.as_ref());
     if is_known {
         return import(seen, wanted, Why::Changed, None, None);
     }
@@ -436,6 +430,13 @@ fn import(
 ) -> Step {
     if seen.content == Look::NotYet {
         return Ok(Next::ReadSecret);
+    }
+    // Whatever else is new: the leaf that somebody stopped does not come back.
+    if let Look::Seen(Some(newest)) = &seen.newest
+        && !newest.enabled
+        && newest.thumbprint == wanted.thumbprint
+    {
+        return Err(disabled(newest));
     }
     Ok(Next::Write(Write::Import {
         why,

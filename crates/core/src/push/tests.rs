@@ -558,7 +558,7 @@ fn a_fingerprint_tag_is_believed_of_the_leaf_it_stands_on() {
             &adopted_,
             Is::Import(Why::Changed, full(1, 1)),
         ),
-        ("over ours", in_step(), &forged, Is::Import(Why::Changed, full(1, 1))),
+        ("over ours", in_step(), &forged, Is::Import(Why::ForeignWrite, full(1, 1))),
     ] {
         check(what, &There { newest: newest.clone(), ..there(memory) }, expected);
     }

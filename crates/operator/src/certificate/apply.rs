@@ -142,6 +142,9 @@ pub(super) async fn announce(
     let announcement = write.announcement(now());
     let mut status = super::status::of(claim);
     status.claim_uid = claim.uid();
+    // What an earlier announcement says of the content is not known otherwise, until its receipt.
+    let announced = status.in_flight.take().and_then(|in_flight| in_flight.fingerprint);
+    let announced = announced.filter(|_| announcement.act == Act::Delete);
     status.in_flight = Some(InFlight {
         act: match announcement.act {
             Act::Import => ApiAct::Import,
@@ -150,7 +153,7 @@ pub(super) async fn announce(
             Act::Recover => ApiAct::Recover,
             Act::Delete => ApiAct::Delete,
         },
-        fingerprint: announcement.fingerprint.map(|fingerprint| fingerprint.to_string()),
+        fingerprint: announcement.fingerprint.map(|fingerprint| fingerprint.to_string()).or(announced),
         since: whole_seconds(Timestamp::from_second(announcement.since).unwrap_or_default()),
     });
     replace_status(claim, context, status).await

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyvault_sync_api::conditions::{self, Holds, READY, Statement};
-use keyvault_sync_api::{Act, DeletionPolicy, KeyVaultCertificate, KeyVaultCertificateStatus};
+use keyvault_sync_api::{Act, DeletionPolicy, KeyVaultCertificate, KeyVaultCertificateStatus, ReleaseWhy};
 use keyvault_sync_core::grants::check_delete;
 use keyvault_sync_core::names::ClaimName;
 use keyvault_sync_core::push::{Look, Write};
@@ -26,10 +26,13 @@ use crate::disposition::{self, Ready};
 use crate::kubernetes::call;
 use crate::pace::{Permit, Turn};
 use crate::report::{self, Occurrence, Subject, Weight};
-use crate::sync::succession;
+use crate::sync::apply::Failure;
+use crate::sync::{absence, succession};
 use crate::watch::describe;
 use crate::wisher::WisherKey;
 
+/// When a claim is looked at again that its owner's plan is waited for.
+const PLAN_RETRY: Duration = Duration::from_secs(1);
 /// When a claim that could not be removed is tried again.
 const REMOVAL_RETRY: Duration = Duration::from_secs(5);
 /// A release looks at the vault once.
@@ -45,10 +48,7 @@ pub(super) async fn give_up(claim: Arc<KeyVaultCertificate>, context: &Context) 
             Next::Wait { until } => return wait_until(until, seen.now),
             Next::End(ending) => return end(&claim, context, &ending).await,
             Next::Refuse(problem) => return refused(&claim, context, &problem, None, true).await,
-            Next::Delete if !is_inherited(&claim, context, &way).await => {
-                return remove_from_vault(claim, context, &way, &seen).await;
-            }
-            Next::Delete => return Action::requeue(RACE_RETRY),
+            Next::Delete => return remove_from_vault(claim, context, &way, &seen).await,
             Next::ReadNewest => {}
         }
         let Ok(route) = &way else { break };
@@ -69,12 +69,37 @@ pub(super) async fn give_up(claim: Arc<KeyVaultCertificate>, context: &Context) 
     refused(&claim, context, &problem, None, true).await
 }
 
-/// Somebody of the owner's kind and namespace has come to want the name meanwhile, and gets the claim.
-async fn is_inherited(claim: &KeyVaultCertificate, context: &Context, way: &Result<Route, Problem>) -> bool {
-    let Ok(route) = way else { return false };
+/// Whether the claim is really to end, asked once more before the one thing that cannot be taken back.
+///
+/// # Errors
+/// What is to be done instead.
+async fn is_last_word(
+    claim: &Arc<KeyVaultCertificate>,
+    context: &Context,
+    route: &Route,
+) -> Result<(), Action> {
+    let world = &context.world;
+    if !world.is_every_wish_planned() {
+        return Err(Action::requeue(PLAN_RETRY));
+    }
     let name = ClaimName::new(&route.name, &route.vault.host);
-    // What became of a handover that failed is looked at in another round.
-    succession::hand_over(&name, &claim.spec.owner.uid, context).await.unwrap_or(true)
+    let holder = WisherKey::of(claim);
+    let why = claim.spec.release.as_ref().map(|release| release.why);
+    if why == Some(ReleaseWhy::SecretGone) {
+        if !absence::are_secrets_gone(claim, context).await {
+            world.wake.sync(holder);
+            return Err(Action::requeue(PLAN_RETRY));
+        }
+    } else if world.wanting(name.as_str()).iter().any(|wisher| wisher.key() == holder) {
+        // The owner, or a new one of its name, wants it (again) and is about to take it out of release.
+        world.wake.sync(holder);
+        return Err(Action::requeue(PLAN_RETRY));
+    }
+    match succession::hand_over(&name, &claim.spec.owner.uid, context).await {
+        Ok(false) => Ok(()),
+        Ok(true) | Err(Failure::Race | Failure::Unconfirmed) => Err(Action::requeue(RACE_RETRY)),
+        Err(Failure::Problem(problem)) => Err(refused(claim, context, &problem, None, true).await),
+    }
 }
 
 fn releasing(claim: &KeyVaultCertificate, way: &Result<Route, Problem>, context: &Context) -> Releasing {
@@ -152,6 +177,9 @@ async fn remove_from_vault(
     if context.stop.is_cancelled() {
         return Action::await_change();
     }
+    if let Err(instead) = is_last_word(&claim, context, route).await {
+        return instead;
+    }
     let announced = Instant::now();
     // With the resourceVersion that was looked at: a claim that was taken back meanwhile is not deleted.
     let claim = match announce(&claim, context, &Write::Delete).await {
@@ -206,7 +234,10 @@ async fn refused(
     if is_attempt && after.first_failed_at.is_none() {
         after.first_failed_at = Some(status::stamp());
     }
-    if !keeps_in_flight {
+    // Of an import whose answer was lost, the announcement is all that says what is ours.
+    let is_all_we_know = after.version.is_none()
+        && after.in_flight.as_ref().is_some_and(|in_flight| in_flight.fingerprint.is_some());
+    if !keeps_in_flight && !is_all_we_know {
         after.in_flight = None;
     }
     let holds = match disposition.ready {

@@ -205,9 +205,6 @@ pub(crate) async fn report(
     copies: Copies,
 ) -> Action {
     let uid = claim.uid().unwrap_or_default();
-    if !matches!(observed.newest, Look::NotYet) {
-        context.world.rounds.compared(&uid);
-    }
     let before = of(claim);
     let (reason, text) = words(&outcome, claim, observed);
     let retry_after = match &outcome {
@@ -241,6 +238,10 @@ pub(crate) async fn report(
         let attempt = context.world.rounds.failed(&uid);
         let retry = disposition::of(Reason::Unavailable, attempt, 0, None, dice()).retry;
         return Action::requeue(if error.is_race() { RACE_RETRY } else { retry.unwrap_or(STATUS_RETRY) });
+    }
+    if !matches!(observed.newest, Look::NotYet) {
+        // Only now is what was found written down.
+        context.world.rounds.compared(&uid);
     }
     let subject = Subject {
         controller: "certificate",
@@ -442,6 +443,8 @@ fn seen(
     };
     let missing_since = match &observed.source {
         Some(_) => None,
+        // The watch alone does not say so; the API server does, when it is asked for the Secret.
+        None if observed.content == Look::NotYet => old.and_then(|old| old.missing_since.clone()),
         None => old.and_then(|old| old.missing_since.clone()).or_else(|| Some(stamp.clone())),
     };
     Some(SeenSource {
@@ -483,7 +486,13 @@ async fn tell(
         report::event(context, occurrence(claim, Weight::Normal, word, &note)).await;
     }
     if warns {
-        report::event(context, occurrence(claim, Weight::Warning, reason.as_str(), message)).await;
+        let name = &claim.spec.certificate_name;
+        let named = if message.contains(name) {
+            message.to_owned()
+        } else {
+            format!("certificate {name}: {message}")
+        };
+        report::event(context, occurrence(claim, Weight::Warning, reason.as_str(), &named)).await;
     }
 }
 

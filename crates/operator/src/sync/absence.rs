@@ -2,9 +2,11 @@
 //! What follows is left to the callers.
 
 use k8s_openapi::api::core::v1::{Namespace, Secret};
+use keyvault_sync_api::KeyVaultCertificate;
 use keyvault_sync_core::claims::{Confirm, HeldSource, SecretName};
 use kube::api::Api;
 
+use crate::certificate::observe;
 use crate::context::Context;
 use crate::kubernetes::{CallError, call};
 
@@ -20,6 +22,17 @@ pub(crate) async fn confirms(confirm: Confirm, sources: &[HeldSource], context: 
         if !is_secret_gone(secret, context).await
             || (with_namespaces && !is_namespace_going(&secret.namespace, context).await)
         {
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether the Secrets of a claim are gone, asked once more.
+pub(crate) async fn are_secrets_gone(claim: &KeyVaultCertificate, context: &Context) -> bool {
+    for source in observe::sources(claim) {
+        let secret = SecretName { namespace: source.namespace, name: source.name };
+        if !is_secret_gone(&secret, context).await {
             return false;
         }
     }
@@ -43,16 +56,9 @@ async fn is_namespace_going(name: &str, context: &Context) -> bool {
 }
 
 fn is_missing(error: &CallError, name: &str, kind: &'static str) -> bool {
-    let is_missing = names_what_is_missing(error, name);
+    let is_missing = error.says_missing(name);
     if !is_missing {
         tracing::warn!(kind, name, error = %crate::watch::describe(error), "it cannot be told whether the object is gone: its claim stays");
     }
     is_missing
-}
-
-/// Gone is only what the API server says is not found by name. Where a kind or a path is unknown it answers 404 too.
-pub(crate) fn names_what_is_missing(error: &CallError, name: &str) -> bool {
-    error.status().is_some_and(|status| {
-        status.code == 404 && status.details.as_ref().is_some_and(|details| details.name == name)
-    })
 }

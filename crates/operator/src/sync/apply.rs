@@ -62,6 +62,11 @@ pub(crate) async fn acts(
                 if problem.reason == Reason::NameCollision {
                     lost.insert(name.clone());
                 }
+                if !plan.rows.iter().any(|row| row.as_ref().is_ok_and(|of_row| *of_row == name)) {
+                    // No row tells of it: it is tried again all the same.
+                    tracing::warn!(name = %name, %problem, "a claim could not be changed");
+                    is_unconfirmed = true;
+                }
                 failed.insert(name, problem);
             }
         }
@@ -106,6 +111,14 @@ async fn carry_out(
             let end = change(&name, holder(&name), context, |claim| claim.spec = spec).await;
             (name, end)
         }
+        ClaimAct::Settle(name, spec) => {
+            let settle = |claim: &mut KeyVaultCertificate| {
+                let (sources, release) = (claim.spec.sources.clone(), claim.spec.release.clone());
+                claim.spec = KeyVaultCertificateSpec { sources, release, ..spec };
+            };
+            let end = change(&name, holder(&name), context, settle).await;
+            (name, end)
+        }
         ClaimAct::Release(name, why, confirm) => {
             let sources = held.get(&name).map_or(&[][..], |claim| &claim.sources);
             // Before every wish was planned once since the start, one of them may be about to take the claim over.
@@ -144,7 +157,8 @@ async fn create(
                 CertificateName::parse(&claim.spec.certificate_name).map_err(Failure::Problem)?;
             Err(Failure::Problem(collision(&certificate, &crate::owner::of(&there))))
         }
-        Err(error) => Err(error.into()),
+        // A new object that is not found: its kind is not there.
+        Err(error) => Err(Failure::Problem(error.problem())),
     }
 }
 

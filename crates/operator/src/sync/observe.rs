@@ -9,6 +9,7 @@ use keyvault_sync_core::claims::{Held, HeldSource, Presence, ReleaseWhy, SecretN
 use keyvault_sync_core::names::{CertificateName, ClaimName, Cloud, VaultHost};
 use keyvault_sync_core::ownership::OwnerKind;
 use keyvault_sync_core::reason::Reason;
+use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 
 use super::resolve::{Wish, source};
@@ -79,7 +80,11 @@ impl Looking<'_> {
                 .find(is_this)
                 .and_then(|seen| Some(seen.missing_since.as_ref()?.0.as_second()));
             let may_be_selected = is_missing && self.may_be_selected(&source.secret);
-            let is_equal = seen.iter().find(is_this).is_some_and(|seen| seen.equal == Some(true));
+            // What was compared is what is there now; a copy that changed since is not known to be one.
+            let edition = self.context.world.secret(&source.secret.namespace, &source.secret.name);
+            let is_equal = seen.iter().find(is_this).zip(edition).is_some_and(|(seen, edition)| {
+                seen.equal == Some(true) && seen.resource_version == edition.resource_version()
+            });
             HeldSource { source, presence, missing_since, may_be_selected, is_equal }
         };
         claim.spec.sources.iter().map(look).collect()

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keyvault_sync_api::{ClusterKeyVaultSync, KeyVaultCertificate, KeyVaultSync};
 use keyvault_sync_core::claims::ReleaseWhy;
 use keyvault_sync_core::names::{CertificateName, ClaimName, VaultHost};
 use keyvault_sync_core::ownership::OwnerKind;
+use keyvault_sync_core::push::OwnerState;
 use kube::api::Api;
 use kube::runtime::controller::Action;
 use kube::{CustomResourceExt, ResourceExt};
 
-use super::absence::names_what_is_missing;
 use super::apply::Failure;
 use super::{resolve, succession};
 use crate::context::Context;
@@ -25,19 +26,6 @@ use crate::wisher::{Wisher, WisherKey};
 const RETRY: Duration = Duration::from_secs(30);
 /// How often the plans of the start are waited for.
 const START_RETRY: Duration = Duration::from_secs(1);
-
-/// How the owner that a claim or a tag names stands to a claim's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OwnerState {
-    /// It is there and wants the name, or what it wants cannot be told.
-    Wants,
-    /// It is there and does not want the name.
-    Elsewhere,
-    /// It was deleted, beyond doubt.
-    Gone,
-    /// It cannot be told.
-    Unclear,
-}
 
 /// Looks for the owner of one claim.
 pub(crate) async fn reconcile(
@@ -69,14 +57,21 @@ pub(crate) async fn reconcile(
         return Ok(Action::await_change());
     };
     let name = ClaimName::new(&certificate, &host);
-    match state_of(owner.kind, &owner.namespace, &owner.name, &name, &context).await {
+    let made = claim.creation_timestamp();
+    match state(owner.kind, &owner.namespace, &owner.name, &name, made.as_ref(), &context).await {
         OwnerState::Wants | OwnerState::Elsewhere | OwnerState::Unclear => Ok(Action::requeue(RETRY)),
+        OwnerState::Gone if context.world.wisher(&owner).is_some() => {
+            // Made again while it was asked for.
+            context.world.wake.sync(owner);
+            Ok(Action::requeue(START_RETRY))
+        }
         OwnerState::Gone => Ok(give_up(&name, &claim.spec.owner.uid, &context).await),
     }
 }
 
 async fn give_up(name: &ClaimName, holder: &str, context: &Context) -> Action {
-    match succession::give_up(name, holder, ReleaseWhy::OwnerGone, None, context).await {
+    let last_word = context.world.last_word(holder);
+    match succession::give_up(name, holder, ReleaseWhy::OwnerGone, last_word.as_ref(), context).await {
         Ok(()) => Action::await_change(),
         Err(Failure::Race) => Action::requeue(START_RETRY),
         Err(Failure::Unconfirmed) => Action::requeue(RETRY),
@@ -97,10 +92,23 @@ pub(crate) async fn state_of(
     claim: &ClaimName,
     context: &Context,
 ) -> OwnerState {
+    state(kind, namespace, name, claim, None, context).await
+}
+
+/// The same for a claim that was made at a known time: where its kind was defined anew since, the owner was not deleted, its kind
+/// was, and whoever applies the definition again is about to apply the resources too.
+async fn state(
+    kind: OwnerKind,
+    namespace: &str,
+    name: &str,
+    claim: &ClaimName,
+    made: Option<&Time>,
+    context: &Context,
+) -> OwnerState {
     match owner(kind, namespace, name, context).await {
         Ok(wisher) => wants(&wisher, claim, context),
-        Err(error) if names_what_is_missing(&error, name) => {
-            if is_kind_to_stay(kind, claim, context).await {
+        Err(error) if error.says_missing(name) => {
+            if is_kind_to_stay(kind, claim, made, context).await {
                 OwnerState::Gone
             } else {
                 OwnerState::Unclear
@@ -141,14 +149,26 @@ fn wants(wisher: &Wisher, claim: &ClaimName, context: &Context) -> OwnerState {
     }
 }
 
-async fn is_kind_to_stay(kind: OwnerKind, claim: &ClaimName, context: &Context) -> bool {
+async fn is_kind_to_stay(kind: OwnerKind, claim: &ClaimName, made: Option<&Time>, context: &Context) -> bool {
     let definition = match kind {
         OwnerKind::KeyVaultSync => KeyVaultSync::crd_name(),
         OwnerKind::ClusterKeyVaultSync => ClusterKeyVaultSync::crd_name(),
     };
     let api: Api<CustomResourceDefinition> = Api::all(context.client.clone());
     match call("the definition of a kind", api.get(definition)).await {
-        Ok(found) if found.metadata.deletion_timestamp.is_none() => true,
+        Ok(found) if found.metadata.deletion_timestamp.is_none() => {
+            let is_new =
+                made.zip(found.creation_timestamp()).is_some_and(|(made, defined)| made.0 < defined.0);
+            if is_new {
+                tracing::warn!(
+                    name = %claim,
+                    definition,
+                    "the definition is younger than the claim, whose owner went with the one before: the claim stays for it to come \
+                     back; to end it without touching the vault, delete the KeyVaultCertificate by hand"
+                );
+            }
+            !is_new
+        }
         Ok(_) => {
             tracing::warn!(name = %claim, definition, "the definition is being deleted: claims stay as they are");
             false

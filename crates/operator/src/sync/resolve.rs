@@ -38,6 +38,12 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
+    /// The names of the claims that its rows want and may have.
+    pub(crate) fn wanted_names(&self) -> HashSet<String> {
+        let rows = self.rows.iter().filter(|row| row.wanted.is_ok());
+        rows.filter_map(|row| row.name.as_ref()).map(|(_, name)| name.as_str().to_owned()).collect()
+    }
+
     /// What of it bears on giving up claims.
     pub(crate) fn terms(&self, wisher: &Wisher) -> Terms {
         let push = wisher.push();

@@ -36,6 +36,7 @@ pub(crate) async fn give_up(
         if let Some(push) = last_word {
             spec.deletion_policy = push.deletion_policy;
             spec.deletion_grace_period = push.deletion_grace_period;
+            spec.suspend = push.suspend;
         }
         spec.release = Some(Release { why, since });
     };
@@ -59,7 +60,7 @@ fn heir(name: &ClaimName, context: &Context) -> Option<KeyVaultCertificateSpec> 
         let key = wisher.key();
         key != holder && key.kind == holder.kind && key.namespace == holder.namespace && !wisher.is_going()
     };
-    let mut heirs: Vec<Wisher> = context.world.wishers().filter(is_heir).collect();
+    let mut heirs: Vec<Wisher> = context.world.wanting(name.as_str()).into_iter().filter(is_heir).collect();
     heirs.sort_by_key(|wisher| (wisher.created().map(|time| time.0), wisher.key()));
     heirs.iter().find_map(|wisher| would_write(wisher, name, &present, context))
 }
