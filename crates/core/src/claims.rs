@@ -1,18 +1,24 @@
-//! A wish and the claims there are → the claims to make, change and give up. Names, collisions, succession.
+//! A wish and the claims there are → the claims to make, change and give up. Names, collisions, sharing, succession.
 //! Making and changing them, and the vault, is left to the operator.
 
+mod copies;
+mod fate;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::names::{CertificateName, ClaimName};
 use crate::ownership::OwnerKind;
 use crate::reason::{Problem, Reason};
+
+pub use copies::{Copy, SeenCopy, copy};
 
 /// The resource a claim belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClaimOwner {
     /// Its kind.
     pub kind: OwnerKind,
-    /// Its namespace.
+    /// Its namespace; empty for a kind that has none.
     pub namespace: String,
     /// Its name.
     pub name: String,
@@ -22,20 +28,86 @@ pub struct ClaimOwner {
 
 impl ClaimOwner {
     /// The same kind, namespace and name: the one resource there can be of that name, or its predecessor.
-    fn is_same_resource(&self, other: &ClaimOwner) -> bool {
+    pub fn is_same_resource(&self, other: &ClaimOwner) -> bool {
         self.kind == other.kind && self.namespace == other.namespace && self.name == other.name
+    }
+
+    /// Whether several Secrets may share one of its claims.
+    fn shares(&self) -> bool {
+        match self.kind {
+            OwnerKind::KeyVaultSync => false,
+            OwnerKind::ClusterKeyVaultSync => true,
+        }
     }
 }
 
-/// One row of a wish, resolved as far as it goes. `S` is a claim's specification.
+/// A Secret, by namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SecretName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for SecretName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A Secret to push from, and where in it certificate and private key are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The Secret.
+    pub secret: SecretName,
+    /// The keys of its data: certificate, private key.
+    pub keys: [String; 2],
+}
+
+/// One row of a wish, resolved as far as it goes: a listed Secret, or one that the selector matches. `S` is what a claim
+/// says but for its sources and its release.
 #[derive(Clone, Debug)]
 pub struct Row<S> {
     /// The Secret it is about.
-    pub secret: String,
+    pub source: Source,
     /// The name it wants, where that could be found out.
     pub name: Option<(CertificateName, ClaimName)>,
-    /// The claim it wants, or why it may not have one.
+    /// What its claim is to say, or why it may not have one.
     pub wanted: Result<S, Problem>,
+}
+
+/// What a claim is to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted<S> {
+    /// All but the sources.
+    pub spec: S,
+    /// The Secrets to push from; the first is pushed.
+    pub sources: Vec<Source>,
+}
+
+/// Whether a claim's Secret is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is.
+    There,
+    /// The watches do not show it.
+    Missing,
+    /// The watches show neither it nor a namespace that is to stay.
+    MissingWithNamespace,
+}
+
+/// A Secret that a claim pushes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldSource {
+    /// The Secret.
+    pub source: Source,
+    /// Whether it is there.
+    pub presence: Presence,
+    /// Since when (unix seconds) the API server itself says that it is missing, as far as that was asked.
+    pub missing_since: Option<i64>,
+    /// Whether the wish's selector could choose it if it came back.
+    pub may_be_selected: bool,
 }
 
 /// A claim there is.
@@ -43,14 +115,16 @@ pub struct Row<S> {
 pub struct Held<S> {
     /// Who holds it.
     pub owner: ClaimOwner,
-    /// The Secret it pushes.
-    pub secret: String,
-    /// What it says, without its release.
+    /// The Secrets it pushes from.
+    pub sources: Vec<HeldSource>,
+    /// What it says, without its sources and its release.
     pub spec: S,
-    /// Whether it is being given up.
-    pub is_released: bool,
+    /// Why it is being given up, if it is.
+    pub release: Option<ReleaseWhy>,
     /// Whether its present generation is in the vault.
     pub is_synced: bool,
+    /// Whether anything was pushed for it.
+    pub has_record: bool,
     /// Whether it lives in the vault that the wish names now; `None` while the wish's vault is unknown.
     pub in_wished_vault: Option<bool>,
 }
@@ -64,17 +138,46 @@ pub enum ReleaseWhy {
     VaultChanged,
     /// The resource is gone.
     OwnerGone,
+    /// The Secret was missing for the grace period.
+    SecretGone,
+}
+
+/// What the API server has to confirm, asked itself, before a claim is given up: a watch may be late or blind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirm {
+    /// Nothing: what leads to the release was seen.
+    Nothing,
+    /// That the claim's Secrets do not exist.
+    Secrets,
+    /// That the claim's Secrets do not exist, nor their namespaces, or that these are being deleted.
+    Namespaces,
 }
 
 /// What is to be done with claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClaimAct<S> {
     /// Make it, by POST: whoever is first has the name.
-    Create(ClaimName, S),
+    Create(ClaimName, Wanted<S>),
     /// Change it (and take it out of release), by PUT with the resourceVersion that was looked at.
-    Change(ClaimName, S),
+    Change(ClaimName, Wanted<S>),
     /// Give it up.
-    Release(ClaimName, ReleaseWhy),
+    Release(ClaimName, ReleaseWhy, Confirm),
+}
+
+/// What of a wish bears on giving up claims.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Whether anything may be given up. False while the wish does not resolve as a whole or is suspended: nothing is
+    /// given up because something could not be seen.
+    pub may_release: bool,
+    /// Whether a certificate that is given up is deleted in the vault.
+    pub deletes: bool,
+    /// How long a Secret may be missing, seconds.
+    pub grace_secs: i64,
+    /// How many Secrets one claim can have.
+    pub sources_max: usize,
+    /// Unix seconds.
+    pub now: i64,
 }
 
 /// The outcome of planning a wish.
@@ -82,257 +185,210 @@ pub enum ClaimAct<S> {
 pub struct ClaimPlan<S> {
     /// For each row, its claim or why it has none; in the order of the rows.
     pub rows: Vec<Result<ClaimName, Problem>>,
+    /// Claims that are kept although their Secret is missing and no row speaks of it: a Secret that vanished may be on
+    /// its way back.
+    pub lingering: Vec<(SecretName, ClaimName)>,
+    /// Names that are wanted and held by others.
+    pub lost: BTreeSet<ClaimName>,
     /// What to do; at most one act a claim.
     pub acts: Vec<ClaimAct<S>>,
+    /// When (unix seconds) to plan again at the latest: a grace period ends.
+    pub again_at: Option<i64>,
 }
 
-/// Plans one wish. `held` are all claims that this resource (by kind, namespace and name) holds, and all whose name one
-/// of the rows wants. `may_release` is false while the wish does not resolve as a whole: nothing is given up because
-/// something could not be seen.
+/// Plans one wish. `rows` stand in the order in which they come first to a name. `held` are all claims that this
+/// resource (by kind, namespace and name) holds, and all whose name one of the rows wants. `settled` says what a claim
+/// that waits for its Secret is to say now: who holds it and how it ends may have changed meanwhile.
 pub fn plan<S: Clone + PartialEq>(
     me: &ClaimOwner,
     rows: &[Row<S>],
     held: &BTreeMap<ClaimName, Held<S>>,
-    may_release: bool,
+    terms: &Terms,
+    settled: impl Fn(&S) -> S,
 ) -> ClaimPlan<S> {
-    let mut outcomes = Vec::with_capacity(rows.len());
-    let mut acts = Vec::new();
-    let mut taken: BTreeMap<&ClaimName, &str> = BTreeMap::new();
-    for row in rows {
-        let outcome = plan_row(me, row, held, &mut taken, &mut acts);
-        outcomes.push(outcome);
-    }
-    if may_release && rows.iter().all(|row| row.name.is_some()) {
-        acts.extend(releases(me, rows, held));
-    }
-    ClaimPlan { rows: outcomes, acts }
-}
-
-fn plan_row<'a, S: Clone + PartialEq>(
-    me: &ClaimOwner,
-    row: &'a Row<S>,
-    held: &BTreeMap<ClaimName, Held<S>>,
-    taken: &mut BTreeMap<&'a ClaimName, &'a str>,
-    acts: &mut Vec<ClaimAct<S>>,
-) -> Result<ClaimName, Problem> {
-    let Some((certificate, name)) = &row.name else {
-        return row
-            .wanted
-            .as_ref()
-            .err()
-            .map_or_else(|| Err(nameless(&row.secret)), |problem| Err(problem.clone()));
+    let mut planning = Planning {
+        me,
+        rows,
+        held,
+        terms,
+        outcomes: rows.iter().map(unnamed).collect(),
+        lingering: Vec::new(),
+        lost: BTreeSet::new(),
+        acts: Vec::new(),
+        acted: BTreeSet::new(),
+        again_at: None,
     };
-    if let Some(first) = taken.get(name) {
-        return Err(Problem::new(
-            Reason::NameCollision,
-            format!(
-                "Secrets {first} and {} of this resource both want the certificate name {certificate}; the first entry \
-                 has it: give the other one another certificateName",
-                row.secret
-            ),
-        ));
-    }
-    taken.insert(name, &row.secret);
-    let spec = row.wanted.as_ref().map_err(Clone::clone)?;
-    match held.get(name) {
-        None => acts.push(ClaimAct::Create(name.clone(), spec.clone())),
-        Some(claim) if claim.owner.is_same_resource(me) => {
-            if claim.owner.uid != me.uid || claim.is_released || claim.spec != *spec {
-                acts.push(ClaimAct::Change(name.clone(), spec.clone()));
-            }
+    let mut by_name: BTreeMap<&ClaimName, Vec<usize>> = BTreeMap::new();
+    for (index, row) in rows.iter().enumerate() {
+        if let Some((_, name)) = &row.name {
+            by_name.entry(name).or_default().push(index);
         }
-        Some(claim) => return Err(collision(certificate, &claim.owner)),
     }
-    Ok(name.clone())
+    for (name, indices) in &by_name {
+        planning.name(name, indices);
+    }
+    let wanted: BTreeSet<&ClaimName> = by_name.into_keys().collect();
+    planning.others(&wanted, settled);
+    let Planning { outcomes, lingering, lost, acts, again_at, .. } = planning;
+    ClaimPlan { rows: outcomes, lingering, lost, acts, again_at }
 }
 
-/// Ours, and no row wants them any more. A claim whose Secret has moved to another name or vault stays until the new
-/// one is in the vault.
-fn releases<S>(me: &ClaimOwner, rows: &[Row<S>], held: &BTreeMap<ClaimName, Held<S>>) -> Vec<ClaimAct<S>> {
-    let wanted: BTreeSet<&ClaimName> =
-        rows.iter().filter_map(|row| row.name.as_ref()).map(|(_, name)| name).collect();
-    let is_still_needed = |claim: &Held<S>| {
-        rows.iter().filter(|row| row.secret == claim.secret).filter_map(|row| row.name.as_ref()).any(
-            |(_, successor)| {
-                !held.get(successor).is_some_and(|new| new.owner.is_same_resource(me) && new.is_synced)
-            },
-        )
-    };
-    held.iter()
-        .filter(|(name, claim)| {
-            claim.owner.is_same_resource(me) && !claim.is_released && !wanted.contains(name)
-        })
-        .filter(|(_, claim)| !is_still_needed(claim))
-        .map(|(name, claim)| {
-            let why = if claim.in_wished_vault == Some(false) {
-                ReleaseWhy::VaultChanged
-            } else {
-                ReleaseWhy::EntryGone
-            };
-            ClaimAct::Release(name.clone(), why)
-        })
-        .collect()
+/// What the claim of one name is to say, of all `rows` that want it and in their order; `present` are the Secrets it has
+/// now. `None`: no row may have it.
+pub fn wanted<S: Clone>(
+    me: &ClaimOwner,
+    rows: &[&Row<S>],
+    present: &[Source],
+    sources_max: usize,
+) -> Option<Wanted<S>> {
+    if !me.shares() {
+        let first = rows.first()?;
+        let spec = first.wanted.as_ref().ok()?.clone();
+        return Some(Wanted { spec, sources: vec![first.source.clone()] });
+    }
+    let allowed: Vec<&Row<S>> = rows.iter().copied().filter(|row| row.wanted.is_ok()).collect();
+    let order = in_order(&allowed, present);
+    let spec = order.first()?.wanted.as_ref().ok()?.clone();
+    Some(Wanted { spec, sources: order.iter().take(sources_max).map(|row| row.source.clone()).collect() })
 }
 
-/// Somebody else holds the name.
-pub fn collision(certificate: &CertificateName, holder: &ClaimOwner) -> Problem {
-    Problem::new(
-        Reason::NameCollision,
-        format!(
-            "the certificate name {certificate} is held by {} {}/{}: choose another certificateName, or remove it there",
-            holder.kind.as_str(),
-            holder.namespace,
-            holder.name
-        ),
-    )
+/// Who is pushed does not alternate: present Secrets that are still wanted keep their places, new ones come after them.
+fn in_order<'a, S>(rows: &[&'a Row<S>], present: &[Source]) -> Vec<&'a Row<S>> {
+    let mut wanting: BTreeMap<&SecretName, &'a Row<S>> =
+        rows.iter().map(|row| (&row.source.secret, *row)).collect();
+    let mut order: Vec<&'a Row<S>> =
+        present.iter().filter_map(|source| wanting.remove(&source.secret)).collect();
+    order.extend(rows.iter().filter_map(|row| wanting.remove(&row.source.secret)));
+    order
 }
 
-fn nameless(secret: &str) -> Problem {
+/// What stands on a row whose name is not known; overwritten where it is.
+fn unnamed<S>(row: &Row<S>) -> Result<ClaimName, Problem> {
+    Err(row.wanted.as_ref().err().cloned().unwrap_or_else(|| nameless(&row.source.secret)))
+}
+
+fn nameless(secret: &SecretName) -> Problem {
     Problem::new(
         Reason::InternalError,
         format!("Secret {secret} was planned without a certificate name: please report this"),
     )
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::names::{Cloud, VaultHost};
+/// A plan in the making.
+struct Planning<'a, S> {
+    me: &'a ClaimOwner,
+    rows: &'a [Row<S>],
+    held: &'a BTreeMap<ClaimName, Held<S>>,
+    terms: &'a Terms,
+    outcomes: Vec<Result<ClaimName, Problem>>,
+    lingering: Vec<(SecretName, ClaimName)>,
+    lost: BTreeSet<ClaimName>,
+    acts: Vec<ClaimAct<S>>,
+    acted: BTreeSet<&'a ClaimName>,
+    again_at: Option<i64>,
+}
 
-    fn owner(name: &str, uid: &str) -> ClaimOwner {
-        ClaimOwner {
-            kind: OwnerKind::KeyVaultSync,
-            namespace: "web".into(),
-            name: name.into(),
-            uid: uid.into(),
+impl<'a, S: Clone + PartialEq> Planning<'a, S> {
+    /// One name, and the rows that want it.
+    fn name(&mut self, name: &'a ClaimName, indices: &[usize]) {
+        let rows: Vec<&Row<S>> = indices.iter().filter_map(|index| self.rows.get(*index)).collect();
+        let claim = self.held.get(name);
+        let mine = claim.filter(|claim| claim.owner.is_same_resource(self.me));
+        let present: Vec<Source> =
+            mine.iter().flat_map(|claim| &claim.sources).map(|held| held.source.clone()).collect();
+        let wanted = wanted(self.me, &rows, &present, self.terms.sources_max);
+        for (index, row) in indices.iter().zip(&rows) {
+            let outcome = match (&row.wanted, claim, &wanted) {
+                (Err(problem), ..) => Err(problem.clone()),
+                (Ok(_), Some(claim), _) if mine.is_none() => Err(Self::held_by(row, claim)),
+                (Ok(_), _, Some(wanted)) if is_among(row, wanted) => Ok(name.clone()),
+                (Ok(_), ..) => Err(self.second(row, rows.first())),
+            };
+            if let Some(place) = self.outcomes.get_mut(*index) {
+                *place = outcome;
+            }
+        }
+        if claim.is_some() && mine.is_none() {
+            self.lost.extend(wanted.map(|_| name.clone()));
+        } else if let Some(wanted) = wanted {
+            self.claim(name, mine, wanted);
         }
     }
 
-    fn named(certificate: &str, vault: &str) -> (CertificateName, ClaimName) {
-        let name = CertificateName::parse(certificate).unwrap();
-        let host = VaultHost::from_url(&format!("https://{vault}.vault.azure.net"), &Cloud::ALL).unwrap();
-        let claim = ClaimName::new(&name, &host);
-        (name, claim)
+    /// A name that is ours to have.
+    fn claim(&mut self, name: &'a ClaimName, mine: Option<&'a Held<S>>, wanted: Wanted<S>) {
+        let Some(claim) = mine else { return self.act(name, ClaimAct::Create(name.clone(), wanted)) };
+        if self.is_given_up_with_its_secret(name, claim, &wanted.sources) {
+            return;
+        }
+        let is_said = claim.owner.uid == self.me.uid
+            && claim.spec == wanted.spec
+            && claim.sources.iter().map(|held| &held.source).eq(&wanted.sources);
+        if !is_said || claim.release.is_some() {
+            self.act(name, ClaimAct::Change(name.clone(), wanted));
+        }
     }
 
-    fn row(secret: &str, certificate: &str) -> Row<&'static str> {
-        Row { secret: secret.into(), name: Some(named(certificate, "contoso")), wanted: Ok("spec") }
+    fn act(&mut self, name: &'a ClaimName, act: ClaimAct<S>) {
+        self.acted.insert(name);
+        self.acts.push(act);
     }
 
-    fn held(
-        owner: ClaimOwner,
-        secret: &str,
-        certificate: &str,
-        vault: &str,
-    ) -> (ClaimName, Held<&'static str>) {
-        let claim = Held {
-            owner,
-            secret: secret.into(),
-            spec: "spec",
-            is_released: false,
-            is_synced: true,
-            in_wished_vault: Some(vault == "contoso"),
+    /// Plan again at this moment, if not before.
+    fn again(&mut self, at: Option<i64>) {
+        self.again_at = self.again_at.into_iter().chain(at).min();
+    }
+
+    /// The name is another resource's.
+    fn held_by(row: &Row<S>, claim: &Held<S>) -> Problem {
+        match &row.name {
+            Some((certificate, _)) => collision(certificate, &claim.owner),
+            None => nameless(&row.source.secret),
+        }
+    }
+
+    /// The name is taken by other Secrets of this very resource.
+    fn second(&self, row: &Row<S>, first: Option<&&Row<S>>) -> Problem {
+        let certificate = row.name.as_ref().map_or("", |(certificate, _)| certificate.as_str());
+        let first = first.map_or("", |first| first.source.secret.name.as_str());
+        let secret = &row.source.secret;
+        let message = if self.me.shares() {
+            format!(
+                "{} Secrets share the certificate name {certificate} already, and Secret {secret} is one more: exclude \
+                 copies that nobody needs, or change the template",
+                self.terms.sources_max
+            )
+        } else {
+            format!(
+                "Secrets {first} and {} of this resource both want the certificate name {certificate}; the first has \
+                 it: give the other one another certificateName",
+                secret.name
+            )
         };
-        (named(certificate, vault).1, claim)
-    }
-
-    fn claim(certificate: &str) -> ClaimName {
-        named(certificate, "contoso").1
-    }
-
-    #[test]
-    fn a_row_makes_its_claim_once() {
-        let me = owner("web", "1");
-        let first = plan(&me, &[row("a", "a")], &BTreeMap::new(), true);
-        assert_eq!(first.acts, vec![ClaimAct::Create(claim("a"), "spec")]);
-        let again =
-            plan(&me, &[row("a", "A")], &BTreeMap::from([held(me.clone(), "a", "a", "contoso")]), true);
-        assert_eq!(again.acts, vec![]);
-        assert_eq!(again.rows, vec![Ok(claim("a"))]);
-    }
-
-    #[test]
-    fn two_rows_after_one_name_the_first_has_it() {
-        let plan = plan(&owner("web", "1"), &[row("a", "x"), row("b", "X")], &BTreeMap::new(), true);
-        assert_eq!(plan.acts.len(), 1);
-        assert!(plan.rows[0].is_ok());
-        let problem = plan.rows[1].as_ref().unwrap_err();
-        assert_eq!(problem.reason, Reason::NameCollision);
-        assert!(problem.message.contains("a and b"), "{}", problem.message);
-    }
-
-    #[test]
-    fn a_name_that_another_resource_holds_is_a_collision_that_names_it() {
-        let there = BTreeMap::from([held(owner("other", "2"), "z", "a", "contoso")]);
-        let plan = plan(&owner("web", "1"), &[row("a", "a")], &there, true);
-        assert_eq!(plan.acts, vec![]);
-        assert!(plan.rows[0].as_ref().unwrap_err().message.contains("KeyVaultSync web/other"));
-    }
-
-    #[test]
-    fn a_resource_applied_again_succeeds_itself() {
-        let mut there = BTreeMap::from([held(owner("web", "old"), "a", "a", "contoso")]);
-        assert_eq!(
-            plan(&owner("web", "new"), &[row("a", "a")], &there, true).acts,
-            vec![ClaimAct::Change(claim("a"), "spec")]
-        );
-        there.get_mut(&claim("a")).unwrap().is_released = true;
-        assert_eq!(
-            plan(&owner("web", "old"), &[row("a", "a")], &there, true).acts,
-            vec![ClaimAct::Change(claim("a"), "spec")],
-            "a claim being given up is taken back"
-        );
-    }
-
-    #[test]
-    fn an_entry_removed_gives_up_its_claim_and_nobody_elses() {
-        let me = owner("web", "1");
-        let there = BTreeMap::from([
-            held(me.clone(), "a", "a", "contoso"),
-            held(me.clone(), "b", "b", "contoso"),
-            held(owner("other", "2"), "c", "c", "contoso"),
-        ]);
-        assert_eq!(
-            plan(&me, &[row("a", "a")], &there, true).acts,
-            vec![ClaimAct::Release(claim("b"), ReleaseWhy::EntryGone)]
-        );
-    }
-
-    #[test]
-    fn a_wish_that_does_not_resolve_gives_up_nothing() {
-        let me = owner("web", "1");
-        let there =
-            BTreeMap::from([held(me.clone(), "a", "a", "contoso"), held(me.clone(), "b", "b", "contoso")]);
-        assert_eq!(plan(&me, &[row("a", "a")], &there, false).acts, vec![]);
-        let nameless =
-            Row { secret: "b".into(), name: None, wanted: Err(Problem::new(Reason::InvalidName, "x")) };
-        assert_eq!(plan(&me, &[row("a", "a"), nameless], &there, true).acts, vec![]);
-    }
-
-    #[test]
-    fn a_refused_row_keeps_the_claim_it_has() {
-        let me = owner("web", "1");
-        let mut refused = row("a", "a");
-        refused.wanted = Err(Problem::new(Reason::NotGranted, "x"));
-        let plan = plan(&me, &[refused], &BTreeMap::from([held(me.clone(), "a", "a", "contoso")]), true);
-        assert_eq!(plan.acts, vec![]);
-        assert_eq!(plan.rows[0].as_ref().unwrap_err().reason, Reason::NotGranted);
-    }
-
-    #[test]
-    fn a_new_name_or_vault_releases_the_old_claim_only_when_the_new_one_is_synced() {
-        let me = owner("web", "1");
-        for (old_vault, why) in [("contoso", ReleaseWhy::EntryGone), ("fabrikam", ReleaseWhy::VaultChanged)] {
-            let old = held(me.clone(), "a", "old", old_vault);
-            let old_name = old.0.clone();
-            let mut there = BTreeMap::from([old, held(me.clone(), "a", "new", "contoso")]);
-            there.get_mut(&claim("new")).unwrap().is_synced = false;
-            assert_eq!(plan(&me, &[row("a", "new")], &there, true).acts, vec![]);
-            there.get_mut(&claim("new")).unwrap().is_synced = true;
-            assert_eq!(
-                plan(&me, &[row("a", "new")], &there, true).acts,
-                vec![ClaimAct::Release(old_name, why)]
-            );
-        }
+        Problem::new(Reason::NameCollision, message)
     }
 }
+
+fn is_among<S>(row: &Row<S>, wanted: &Wanted<S>) -> bool {
+    // Where there is one source, this is a comparison; a hundred are not searched often enough to be sorted.
+    wanted.sources.iter().any(|source| source.secret == row.source.secret)
+}
+
+/// Somebody else holds the name.
+pub fn collision(certificate: &CertificateName, holder: &ClaimOwner) -> Problem {
+    let place = if holder.namespace.is_empty() {
+        holder.name.clone()
+    } else {
+        format!("{}/{}", holder.namespace, holder.name)
+    };
+    Problem::new(
+        Reason::NameCollision,
+        format!(
+            "the certificate name {certificate} is held by {} {place}: choose another certificateName, or remove it there",
+            holder.kind.as_str()
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -445,11 +445,18 @@ fn missing(seen: &Observed, wanted: &Wanted) -> Step {
             let is_ours = !matches!(title, Title::Adoption { .. });
             Ok(Next::Write(Write::Recover { is_ours }))
         }
-        Err(NoTitle::AskOwner(owner)) => Err(Next::AskOwner(owner)),
-        Err(NoTitle::None(problem)) if problem.reason.fault() == Some(Fault::Blocked) => {
-            Err(Next::Refuse(in_the_way(&problem, deleted)))
-        }
-        Err(NoTitle::None(problem)) => Err(Next::Refuse(problem)),
+        Err(without) => Err(untitled(without, |reason, whose| in_the_way(reason, whose, deleted))),
+    }
+}
+
+/// Without a title there is a look, or a refusal in the words of the place.
+fn untitled(without: NoTitle, refuse: impl FnOnce(Reason, &str) -> Problem) -> Next {
+    let whose = without.whose().unwrap_or_default();
+    match without {
+        NoTitle::AskOwner(owner) => Next::AskOwner(owner),
+        NoTitle::Another(_) => Next::Refuse(refuse(Reason::OwnedByAnother, &whose)),
+        NoTitle::Unmanaged(_) => Next::Refuse(refuse(Reason::NotManaged, &whose)),
+        NoTitle::Problem(problem) => Next::Refuse(problem),
     }
 }
 
@@ -461,15 +468,39 @@ pub fn recovering() -> Problem {
     )
 }
 
-fn in_the_way(problem: &Problem, deleted: &DeletedFacts) -> Problem {
+/// A soft-deleted certificate that we may not recover.
+fn in_the_way(reason: Reason, whose: &str, deleted: &DeletedFacts) -> Problem {
+    let adopt = match reason {
+        Reason::NotManaged => "recover it there and take it over with conflictPolicy: Adopt",
+        _ => "recover it there for its owner",
+    };
     let way_out = if deleted.is_purge_protected {
-        "the vault has purge protection, so the name is free only when the vault purges it by itself: recover it there and          take it over with conflictPolicy: Adopt, or choose another certificateName"
+        format!(
+            "the vault has purge protection, so nobody can free the name before the vault purges it by itself: {adopt}, or \
+             choose another certificateName"
+        )
     } else {
-        "recover it there and take it over with conflictPolicy: Adopt, purge it, or choose another certificateName"
+        format!("{adopt}, purge it, or choose another certificateName")
     };
     Problem::new(
         Reason::SoftDeleted,
-        format!("the name is soft-deleted in the vault ({}); {way_out}", problem.message),
+        format!("a certificate of this name is soft-deleted in the vault, and {whose}: {way_out}"),
+    )
+}
+
+/// A live certificate that we may not touch.
+fn left_alone(reason: Reason, whose: &str, version: &str) -> Problem {
+    let way_out = match reason {
+        Reason::NotManaged => {
+            "choose another certificateName, take it over with conflictPolicy: Adopt, or delete and purge it in the vault"
+        }
+        _ => "choose another certificateName, or remove it there first",
+    };
+    Problem::new(
+        reason,
+        format!(
+            "the vault has a certificate of this name (version {version}), and {whose}: it is left alone; {way_out}"
+        ),
     )
 }
 
@@ -482,8 +513,7 @@ fn against(seen: &Observed, wanted: &Wanted, newest: &CertificateFacts) -> Step 
         Ok(Title::Ours(tagged)) => ours(seen, wanted, newest, tagged),
         Ok(Title::Succession(tagged)) => succession(seen, wanted, newest, tagged),
         Ok(Title::Adoption { from, fingerprint }) => adoption(seen, wanted, newest, from, fingerprint),
-        Err(NoTitle::AskOwner(owner)) => Err(Next::AskOwner(owner)),
-        Err(NoTitle::None(problem)) => Err(Next::Refuse(problem)),
+        Err(without) => Err(untitled(without, |reason, whose| left_alone(reason, whose, &newest.version))),
     }
 }
 

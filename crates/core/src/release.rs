@@ -87,6 +87,11 @@ pub fn decide(seen: &Releasing) -> Next {
     if !seen.is_of_this_cluster {
         return Next::End(left("the claim is of another cluster id: it was restored from a backup"));
     }
+    if seen.desired.suspend {
+        return Next::End(left(
+            "the resource was suspended when it was given up, and nothing is written for it",
+        ));
+    }
     if let Err(problem) = &seen.access {
         return failed(seen, problem);
     }

@@ -47,8 +47,28 @@ pub enum Title {
 pub enum NoTitle {
     /// That depends on whether this resource of our cluster still wants it.
     AskOwner(Owner),
-    /// There is none: whose it is, and why that is not enough.
-    None(Problem),
+    /// It belongs to another owner, in words for a message.
+    Another(String),
+    /// It has no owner tag of keyvault-sync; which program its tags point at.
+    Unmanaged(Option<&'static str>),
+    /// It might be taken over, but not so: no grant, or an owner of which nothing is known.
+    Problem(Problem),
+}
+
+impl NoTitle {
+    /// `it belongs to …`, `it has no owner tag of keyvault-sync`: whose it is, for a message. `None`: that is not the point.
+    pub fn whose(&self) -> Option<String> {
+        match self {
+            NoTitle::Another(owner) => {
+                Some(format!("it belongs to {owner} (cluster id/kind/namespace/name)"))
+            }
+            NoTitle::Unmanaged(None) => Some("it has no owner tag of keyvault-sync".to_owned()),
+            NoTitle::Unmanaged(Some(program)) => {
+                Some(format!("it has no owner tag of keyvault-sync, and tags as {program} writes them"))
+            }
+            NoTitle::AskOwner(_) | NoTitle::Problem(_) => None,
+        }
+    }
 }
 
 /// What the question rests on.
@@ -77,11 +97,11 @@ impl Claimant<'_> {
             Ownership::Sibling { owner, fingerprint } => match self.owner {
                 Look::NotYet => Err(NoTitle::AskOwner(owner)),
                 Look::Seen(OwnerState::Gone | OwnerState::Elsewhere) => Ok(Title::Succession(fingerprint)),
-                Look::Seen(OwnerState::Wants) => Err(NoTitle::None(owned_by_another(&owner.to_string()))),
-                Look::Seen(OwnerState::Unclear) => Err(NoTitle::None(unclear(&owner))),
+                Look::Seen(OwnerState::Wants) => Err(NoTitle::Another(owner.to_string())),
+                Look::Seen(OwnerState::Unclear) => Err(NoTitle::Problem(unclear(&owner))),
             },
             Ownership::Another { owner, said, fingerprint } => self.of_another(owner, said, fingerprint),
-            Ownership::Unmanaged { written_by } => self.of_nobody(facts, written_by),
+            Ownership::Unmanaged { written_by } => self.of_nobody(written_by),
         }
     }
 
@@ -108,7 +128,7 @@ impl Claimant<'_> {
         said: String,
         fingerprint: Option<Fingerprint>,
     ) -> Result<Title, NoTitle> {
-        let refusal = Err(NoTitle::None(owned_by_another(&said)));
+        let refusal = Err(NoTitle::Another(said.clone()));
         let Some(owner) = owner else { return refusal };
         let adoption = &self.desired.adoption;
         let is_of_this_cluster = owner.cluster == self.desired.owner.cluster;
@@ -119,7 +139,7 @@ impl Claimant<'_> {
         if !is_moving && !(is_of_this_cluster && adoption.is_asked) {
             return refusal;
         }
-        adoption.grant.clone().map_err(NoTitle::None)?;
+        adoption.grant.clone().map_err(NoTitle::Problem)?;
         let adopted = Ok(Title::Adoption { from: said, fingerprint });
         if is_moving {
             return adopted;
@@ -128,42 +148,19 @@ impl Claimant<'_> {
             Look::NotYet => Err(NoTitle::AskOwner(owner)),
             Look::Seen(OwnerState::Gone) => adopted,
             Look::Seen(OwnerState::Wants | OwnerState::Elsewhere) => refusal,
-            Look::Seen(OwnerState::Unclear) => Err(NoTitle::None(unclear(&owner))),
+            Look::Seen(OwnerState::Unclear) => Err(NoTitle::Problem(unclear(&owner))),
         }
     }
 
-    fn of_nobody(
-        &self,
-        facts: &CertificateFacts,
-        written_by: Option<&'static str>,
-    ) -> Result<Title, NoTitle> {
-        let whose = written_by.map_or_else(
-            || "without an owner tag of keyvault-sync".to_owned(),
-            |program| format!("that {program} wrote"),
-        );
-        if !self.desired.adoption.is_asked {
-            return Err(NoTitle::None(Problem::new(
-                Reason::NotManaged,
-                format!(
-                    "the vault has a certificate of this name {whose} (version {}): it is left alone; choose another \
-                     certificateName, take it over with conflictPolicy: Adopt, or delete and purge it in the vault",
-                    facts.version
-                ),
-            )));
+    fn of_nobody(&self, written_by: Option<&'static str>) -> Result<Title, NoTitle> {
+        let adoption = &self.desired.adoption;
+        if !adoption.is_asked {
+            return Err(NoTitle::Unmanaged(written_by));
         }
-        self.desired.adoption.grant.clone().map_err(NoTitle::None)?;
-        Ok(Title::Adoption { from: format!("a certificate {whose}"), fingerprint: None })
+        adoption.grant.clone().map_err(NoTitle::Problem)?;
+        let from = written_by.map_or_else(|| "somebody who set no owner tag".to_owned(), str::to_owned);
+        Ok(Title::Adoption { from, fingerprint: None })
     }
-}
-
-fn owned_by_another(owner: &str) -> Problem {
-    Problem::new(
-        Reason::OwnedByAnother,
-        format!(
-            "the vault's certificate belongs to {owner} (cluster id/kind/namespace/name): it is left alone; choose \
-             another certificateName, or remove it there first"
-        ),
-    )
 }
 
 fn unclear(owner: &Owner) -> Problem {

@@ -9,9 +9,8 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use keyvault_sync_api::conditions::{self, Holds, READY, Statement};
 use keyvault_sync_api::constants::{GROUP, KEY_VAULT_FIELD_MANAGER, VERSION};
-use keyvault_sync_api::{Grant as GrantSpec, KeyVault, KeyVaultStatus, LabelOperator, LabelSelector};
+use keyvault_sync_api::{Grant as GrantSpec, KeyVault, KeyVaultStatus};
 use keyvault_sync_core::grants::Grant;
-use keyvault_sync_core::labels::Requirement;
 use keyvault_sync_core::names::VaultHost;
 use keyvault_sync_core::reason::{Problem, Reason};
 use keyvault_sync_vault::Identity;
@@ -22,6 +21,7 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::kubernetes::call;
+use crate::selectors::requirements;
 use crate::settings::Settings;
 
 /// When a status that could not be written is tried again.
@@ -108,24 +108,8 @@ pub(crate) fn unsupported(field: &str, instead: &str) -> Problem {
 }
 
 fn grant(grant: &GrantSpec) -> Result<Grant, Problem> {
-    Grant::new(
-        &grant.namespaces.names,
-        grant.namespaces.selector.as_ref().map(requirements),
-        &grant.push,
-        &grant.adopt,
-    )
-}
-
-fn requirements(selector: &LabelSelector) -> Vec<Requirement> {
-    let labels =
-        selector.match_labels.iter().map(|(key, value)| Requirement::In(key.clone(), vec![value.clone()]));
-    let expressions = selector.match_expressions.iter().map(|one| match one.operator {
-        LabelOperator::In => Requirement::In(one.key.clone(), one.values.clone()),
-        LabelOperator::NotIn => Requirement::NotIn(one.key.clone(), one.values.clone()),
-        LabelOperator::Exists => Requirement::Exists(one.key.clone()),
-        LabelOperator::DoesNotExist => Requirement::DoesNotExist(one.key.clone()),
-    });
-    labels.chain(expressions).collect()
+    let selector = grant.namespaces.selector.as_ref().map(requirements);
+    Grant::new(&grant.namespaces.names, selector, &grant.push, &grant.adopt)
 }
 
 /// How the last call of each operation through each KeyVault went, under which edition of it; a problem here is one of

@@ -12,10 +12,13 @@ mod memory;
 mod owner;
 mod pace;
 mod report;
+mod selectors;
 mod settings;
 mod sync;
 mod telemetry;
+mod wake;
 mod watch;
+mod wisher;
 mod world;
 
 use std::convert::Infallible;
@@ -44,19 +47,22 @@ use context::{Context, VaultClients};
 use health::Readiness;
 use settings::Settings;
 use telemetry::Metrics;
-use world::{Wake, Watches, Woken, World};
+use wake::{Wake, Woken};
+use world::{Watches, World};
 
 /// How long the writes in hand may take after SIGTERM: less than the 30 s Kubernetes waits before it kills.
 const GRACE: Duration = Duration::from_secs(25);
 /// Retries of what the start needs from the API server.
 const START_RETRY: Duration = Duration::from_secs(2);
 /// What /readyz waits for.
-const EXPECTED: [&str; 7] = [
+const EXPECTED: [&str; 9] = [
     "KeyVaultSyncs",
+    "ClusterKeyVaultSyncs",
     "KeyVaults",
     "KeyVaultCertificates",
     "Namespaces",
-    "Secrets",
+    "TLS Secrets",
+    "other Secrets",
     "API server",
     "controllers",
 ];
@@ -146,8 +152,15 @@ async fn control(
         () = context.stop.cancelled() => return Ok(()),
     }
     let world = &context.world;
-    let controllers = futures::future::join4(
+    let controllers = futures::future::join5(
         controller("sync", world.syncs.clone(), woken.syncs, context, sync::reconcile),
+        controller(
+            "cluster sync",
+            world.cluster_syncs.clone(),
+            woken.cluster_syncs,
+            context,
+            sync::reconcile_cluster,
+        ),
         controller("certificate", world.claims.clone(), woken.claims, context, certificate::reconcile),
         controller("keyvault", world.vaults.clone(), woken.vaults, context, keyvault::reconcile),
         controller("orphan", world.claims.clone(), woken.orphans, context, sync::orphan::reconcile),

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use keyvault_sync_api::KeyVaultCertificate;
 use kube::ResourceExt;
@@ -143,14 +144,32 @@ impl Rounds {
     }
 }
 
-/// Which resources were planned since the start, and when the status of each was written last.
+/// A wish is planned again no sooner than this many times as long as its last planning took: one over ten thousand Secrets
+/// leaves the machine to others, and one over a few never waits.
+const REST: u32 = 4;
+/// A shorter rest is not worth a timer.
+const REST_MIN: Duration = Duration::from_millis(20);
+
+/// Which resources were planned since the start, what that took, and when the status of each was written last.
 #[derive(Debug, Default)]
-pub(crate) struct Planned(Mutex<HashMap<String, Option<Instant>>>);
+pub(crate) struct Planned(Mutex<HashMap<String, PlanMemory>>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct PlanMemory {
+    rests_until: Option<Instant>,
+    written: Option<Instant>,
+    is_planned: bool,
+}
 
 impl Planned {
+    fn with<T>(&self, uid: &str, change: impl FnOnce(&mut PlanMemory) -> T) -> T {
+        let mut planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        change(planned.entry(uid.to_owned()).or_default())
+    }
+
     /// This resource (by uid) was planned once.
     pub(crate) fn note(&self, uid: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(uid.to_owned()).or_default();
+        self.with(uid, |plan| plan.is_planned = true);
     }
 
     /// The resource is gone.
@@ -160,16 +179,27 @@ impl Planned {
 
     /// Whether it was.
     pub(crate) fn is_planned(&self, uid: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(uid)
+        self.with(uid, |plan| plan.is_planned)
+    }
+
+    /// Its planning took so long.
+    pub(crate) fn took(&self, uid: &str, length: Duration) {
+        self.with(uid, |plan| plan.rests_until = Some(Instant::now() + length * REST));
+    }
+
+    /// For how long it is not planned again.
+    pub(crate) fn rest(&self, uid: &str) -> Option<Duration> {
+        let until = self.with(uid, |plan| plan.rests_until)?;
+        Some(until.duration_since(Instant::now())).filter(|rest| *rest >= REST_MIN)
     }
 
     /// Its status is written now.
     pub(crate) fn wrote(&self, uid: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), Some(Instant::now()));
+        self.with(uid, |plan| plan.written = Some(Instant::now()));
     }
 
     /// When its status was written last.
     pub(crate) fn written(&self, uid: &str) -> Option<Instant> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).copied().flatten()
+        self.with(uid, |plan| plan.written)
     }
 }

@@ -1,6 +1,7 @@
-//! The sync controller: one KeyVaultSync → its claims. Observe, resolve, plan, apply, report; no vault involved.
-//! What becomes of a claim in the vault is left to the certificate controller; the plan, to `keyvault_sync_core::claims`.
+//! The sync controller: one KeyVaultSync or ClusterKeyVaultSync → its claims. Observe, resolve, plan, apply, report; no vault
+//! involved. What becomes of a claim in the vault is left to the certificate controller; the plan, to `keyvault_sync_core::claims`.
 
+pub(crate) mod absence;
 pub(crate) mod apply;
 pub(crate) mod observe;
 pub(crate) mod orphan;
@@ -11,27 +12,49 @@ pub(crate) mod succession;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use keyvault_sync_api::KeyVaultSync;
+use keyvault_sync_api::{ClusterKeyVaultSync, KeyVaultSync};
 use keyvault_sync_core::claims;
-use kube::ResourceExt;
 use kube::runtime::controller::Action;
+use tokio::time::Instant;
 
 use crate::context::Context;
+use crate::wisher::Wisher;
 
-/// Plans one resource.
+/// Plans one resource of a namespace.
 pub(crate) async fn reconcile(sync: Arc<KeyVaultSync>, context: Arc<Context>) -> Result<Action, Infallible> {
-    if sync.metadata.deletion_timestamp.is_some() {
-        // Held back by somebody's finalizer: it wishes for nothing any more, and nothing waits for its plan.
-        context.world.planned.note(&sync.uid().unwrap_or_default());
-        return Ok(Action::await_change());
+    Ok(round(&Wisher::Namespaced(sync), &context).await)
+}
+
+/// Plans one resource over namespaces.
+pub(crate) async fn reconcile_cluster(
+    sync: Arc<ClusterKeyVaultSync>,
+    context: Arc<Context>,
+) -> Result<Action, Infallible> {
+    Ok(round(&Wisher::Cluster(sync), &context).await)
+}
+
+async fn round(wisher: &Wisher, context: &Context) -> Action {
+    let planned = &context.world.planned;
+    if wisher.is_going() {
+        // Nothing waits for its plan.
+        planned.note(wisher.uid());
+        return Action::await_change();
     }
     if context.stop.is_cancelled() {
-        return Ok(Action::await_change());
+        return Action::await_change();
     }
-    let wish = resolve::wish(&sync, &context);
-    let held = observe::held(&sync, &wish, &context);
-    let plan = claims::plan(&wish.owner, &wish.rows, &held, wish.may_release);
-    let applied = apply::acts(&sync, &wish, &held, plan, &context).await;
-    context.world.planned.note(&sync.uid().unwrap_or_default());
-    Ok(status::report(&context, &sync, &wish, &applied).await)
+    if let Some(rest) = planned.rest(wisher.uid()) {
+        return Action::requeue(rest);
+    }
+    let begun = Instant::now();
+    let wish = resolve::wish(wisher, context);
+    let held = observe::held(wisher, &wish, context);
+    let plan = claims::plan(&wish.owner, &wish.rows, &held, &wish.terms(wisher), |spec| {
+        resolve::settled(wisher, &wish.owner, spec)
+    });
+    let again_at = plan.again_at;
+    planned.took(wisher.uid(), begun.elapsed());
+    let applied = apply::acts(wisher, &held, plan, context).await;
+    planned.note(wisher.uid());
+    status::report(context, wisher, &wish, &applied, again_at).await
 }

@@ -2,21 +2,28 @@
 //! What the woken do about it is left to the controllers.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use keyvault_sync_api::constants::SYNC_AT_ANNOTATION;
-use keyvault_sync_api::{KeyVault, KeyVaultCertificate, KeyVaultSync};
+use keyvault_sync_api::{ClusterKeyVaultSync, KeyVault, KeyVaultCertificate, KeyVaultSync};
+use keyvault_sync_core::ownership::OwnerKind;
 use kube::api::{Api, PartialObjectMeta};
-use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
+use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use serde::de::DeserializeOwned;
 
 use crate::health::Readiness;
 use crate::memory::{Planned, Rounds, Written};
 use crate::telemetry::Metrics;
+use crate::wake::Wake;
 use crate::watch::{self, Change};
+use crate::wisher::{Wisher, WisherKey};
 
 /// The metadata of a Secret: its data is never watched.
 pub(crate) type SecretMeta = PartialObjectMeta<Secret>;
@@ -25,91 +32,44 @@ pub(crate) type NamespaceMeta = PartialObjectMeta<Namespace>;
 
 /// Annotation in which `kubectl apply` keeps the whole object, private key included.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-/// Secrets that are never sources and can be many and large.
-const SECRET_FIELDS: &str =
-    "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token,type!=kubernetes.io/dockerconfigjson";
-
-/// Who is woken: one queue a controller.
-#[derive(Clone, Debug)]
-pub(crate) struct Wake {
-    syncs: UnboundedSender<ObjectRef<KeyVaultSync>>,
-    claims: UnboundedSender<ObjectRef<KeyVaultCertificate>>,
-    vaults: UnboundedSender<ObjectRef<KeyVault>>,
-    orphans: UnboundedSender<ObjectRef<KeyVaultCertificate>>,
-}
-
-/// The other ends of [`Wake`].
-#[derive(Debug)]
-pub(crate) struct Woken {
-    /// For the sync controller.
-    pub syncs: UnboundedReceiver<ObjectRef<KeyVaultSync>>,
-    /// For the certificate controller.
-    pub claims: UnboundedReceiver<ObjectRef<KeyVaultCertificate>>,
-    /// For the vault controller.
-    pub vaults: UnboundedReceiver<ObjectRef<KeyVault>>,
-    /// For the controller of claims whose owner is gone.
-    pub orphans: UnboundedReceiver<ObjectRef<KeyVaultCertificate>>,
-}
-
-impl Wake {
-    /// Makes the queues.
-    pub(crate) fn new() -> (Wake, Woken) {
-        let (syncs, woken_syncs) = unbounded_channel();
-        let (claims, woken_claims) = unbounded_channel();
-        let (vaults, woken_vaults) = unbounded_channel();
-        let (orphans, woken_orphans) = unbounded_channel();
-        let woken =
-            Woken { syncs: woken_syncs, claims: woken_claims, vaults: woken_vaults, orphans: woken_orphans };
-        (Wake { syncs, claims, vaults, orphans }, woken)
-    }
-
-    // A queue is closed only while the operator ends: then nobody needs to be woken.
-
-    /// Plans this resource again.
-    pub(crate) fn sync(&self, object: ObjectRef<KeyVaultSync>) {
-        let _ = self.syncs.send(object);
-    }
-
-    /// Looks at this claim again.
-    pub(crate) fn claim(&self, object: ObjectRef<KeyVaultCertificate>) {
-        let _ = self.claims.send(object);
-    }
-
-    /// Looks at this KeyVault again.
-    pub(crate) fn vault(&self, object: ObjectRef<KeyVault>) {
-        let _ = self.vaults.send(object);
-    }
-
-    /// Looks for the owner of this claim.
-    pub(crate) fn orphan(&self, object: ObjectRef<KeyVaultCertificate>) {
-        let _ = self.orphans.send(object);
-    }
-}
+/// The Secrets that selectors mean. Metadata has no type, so they have a watch of their own.
+const TLS_SECRETS: &str = "type=kubernetes.io/tls";
+/// All others that may be listed, but for those that are never sources and can be many and large.
+const OTHER_SECRETS: &str = "type!=kubernetes.io/tls,type!=helm.sh/release.v1,\
+    type!=kubernetes.io/service-account-token,type!=kubernetes.io/dockerconfigjson";
 
 /// Who names what, so that an event finds those it concerns without a scan.
 #[derive(Debug, Default)]
 struct Index {
     /// (namespace, Secret) → claims that push it.
     by_source: HashMap<(String, String), HashSet<String>>,
-    /// (namespace, KeyVaultSync) → claims it holds.
-    by_owner: HashMap<(String, String), HashSet<String>>,
-    /// Claim → resources that want its name and do not have it.
-    losers: HashMap<String, HashSet<ObjectRef<KeyVaultSync>>>,
+    /// Wisher → claims it holds.
+    by_owner: HashMap<WisherKey, HashSet<String>>,
+    /// Claim → wishers that want its name and do not have it.
+    losers: HashMap<String, HashSet<WisherKey>>,
+    /// Namespace → the wishers in it; those without a namespace under the empty text.
+    wishers: HashMap<String, HashSet<WisherKey>>,
+    /// Namespace → the Secrets of type kubernetes.io/tls in it.
+    tls: HashMap<String, HashSet<String>>,
 }
 
 /// The stores and the index over them.
 #[derive(Debug)]
 pub(crate) struct World {
-    /// The wishes.
+    /// The wishes of namespaces.
     pub syncs: Store<KeyVaultSync>,
+    /// The wishes over namespaces.
+    pub cluster_syncs: Store<ClusterKeyVaultSync>,
     /// The vaults that may be used.
     pub vaults: Store<KeyVault>,
     /// The claims.
     pub claims: Store<KeyVaultCertificate>,
-    /// Namespaces, for grants by label.
+    /// Namespaces, for grants and selectors by label.
     pub namespaces: Store<NamespaceMeta>,
-    /// Which Secrets there are, in which edition.
-    pub secrets: Store<SecretMeta>,
+    /// Which Secrets of type kubernetes.io/tls there are, in which edition.
+    pub tls_secrets: Store<SecretMeta>,
+    /// Which other Secrets there are.
+    pub other_secrets: Store<SecretMeta>,
     /// Wakes the controllers.
     pub wake: Wake,
     /// Claims as we wrote them last, until the watch shows them.
@@ -120,6 +80,7 @@ pub(crate) struct World {
     pub(crate) planned: Planned,
     metrics: Arc<Metrics>,
     index: Mutex<Index>,
+    is_filled: AtomicBool,
 }
 
 /// The watches that keep a [`World`] up to date; each runs until it is dropped.
@@ -129,83 +90,39 @@ impl World {
     /// The world and the watches that have to run for it.
     pub(crate) fn new(client: &Client, wake: Wake, metrics: Arc<Metrics>) -> (Arc<World>, Watches) {
         let (syncs, syncs_writer) = reflector::store();
+        let (cluster_syncs, cluster_syncs_writer) = reflector::store();
         let (vaults, vaults_writer) = reflector::store();
         let (claims, claims_writer) = reflector::store();
         let (namespaces, namespaces_writer) = reflector::store();
-        let (secrets, secrets_writer) = reflector::store();
+        let (tls_secrets, tls_writer) = reflector::store();
+        let (other_secrets, other_writer) = reflector::store();
         let world = Arc::new(World {
             syncs,
+            cluster_syncs,
             vaults,
             claims,
             namespaces,
-            secrets,
+            tls_secrets,
+            other_secrets,
             wake,
             written: Written::default(),
             rounds: Rounds::default(),
             planned: Planned::default(),
             metrics,
             index: Mutex::default(),
+            is_filled: AtomicBool::new(false),
         });
-        let secret_config = watch::config().fields(SECRET_FIELDS);
-        let (of_syncs, of_vaults, of_claims, of_namespaces, of_secrets) =
-            (world.clone(), world.clone(), world.clone(), world.clone(), world.clone());
-        let api = client.clone();
-        let watches: Watches = vec![
-            (
-                "KeyVaultSyncs",
-                Box::pin(watch::run(
-                    "KeyVaultSyncs",
-                    Api::all(api.clone()),
-                    watch::config(),
-                    syncs_writer,
-                    trim,
-                    move |change| of_syncs.on_sync(&change),
-                )),
-            ),
-            (
-                "KeyVaults",
-                Box::pin(watch::run(
-                    "KeyVaults",
-                    Api::all(api.clone()),
-                    watch::config(),
-                    vaults_writer,
-                    trim,
-                    move |change| of_vaults.on_vault(&change),
-                )),
-            ),
-            (
-                "KeyVaultCertificates",
-                Box::pin(watch::run(
-                    "KeyVaultCertificates",
-                    Api::all(api.clone()),
-                    watch::config(),
-                    claims_writer,
-                    trim,
-                    move |change| of_claims.on_claim(&change),
-                )),
-            ),
-            (
-                "Namespaces",
-                Box::pin(watch::run(
-                    "Namespaces",
-                    Api::all(api.clone()),
-                    watch::config(),
-                    namespaces_writer,
-                    trim_namespace,
-                    move |change| of_namespaces.on_namespace(&change),
-                )),
-            ),
-            (
-                "Secrets",
-                Box::pin(watch::run(
-                    "Secrets",
-                    Api::all(api),
-                    secret_config,
-                    secrets_writer,
-                    trim_secret,
-                    move |change| of_secrets.on_secret(&change),
-                )),
-            ),
+        let all = watch::config;
+        let (tls, other) = (all().fields(TLS_SECRETS), all().fields(OTHER_SECRETS));
+        let (w, c) = (&world, client);
+        let watches = vec![
+            keep(w, c, "KeyVaultSyncs", all(), syncs_writer, trim, World::on_sync),
+            keep(w, c, "ClusterKeyVaultSyncs", all(), cluster_syncs_writer, trim, World::on_cluster_sync),
+            keep(w, c, "KeyVaults", all(), vaults_writer, trim, World::on_vault),
+            keep(w, c, "KeyVaultCertificates", all(), claims_writer, trim, World::on_claim),
+            keep(w, c, "Namespaces", all(), namespaces_writer, trim_namespace, World::on_namespace),
+            keep(w, c, "TLS Secrets", tls, tls_writer, trim_secret, World::on_tls_secret),
+            keep(w, c, "other Secrets", other, other_writer, trim_secret, World::on_other_secret),
         ];
         (world, watches)
     }
@@ -215,31 +132,71 @@ impl World {
         // A store is given up only together with its watch, which runs as long as the operator.
         let _ = self.syncs.wait_until_ready().await;
         readiness.done("KeyVaultSyncs");
+        let _ = self.cluster_syncs.wait_until_ready().await;
+        readiness.done("ClusterKeyVaultSyncs");
         let _ = self.vaults.wait_until_ready().await;
         readiness.done("KeyVaults");
         let _ = self.claims.wait_until_ready().await;
         readiness.done("KeyVaultCertificates");
         let _ = self.namespaces.wait_until_ready().await;
         readiness.done("Namespaces");
-        let _ = self.secrets.wait_until_ready().await;
-        readiness.done("Secrets");
+        let _ = self.tls_secrets.wait_until_ready().await;
+        readiness.done("TLS Secrets");
+        let _ = self.other_secrets.wait_until_ready().await;
+        readiness.done("other Secrets");
+        self.is_filled.store(true, Ordering::Release);
     }
 
-    /// The metadata of a Secret of this namespace.
+    /// The metadata of a Secret, whatever its type.
     pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<Arc<SecretMeta>> {
-        self.secrets.get(&ObjectRef::new(name).within(namespace))
+        let reference = ObjectRef::new(name).within(namespace);
+        self.tls_secrets.get(&reference).or_else(|| self.other_secrets.get(&reference))
     }
 
-    /// The claims that the resource of this name holds.
-    pub(crate) fn claims_of(&self, namespace: &str, name: &str) -> Vec<Arc<KeyVaultCertificate>> {
-        let names: Vec<String> = self
-            .index()
-            .by_owner
-            .get(&(namespace.into(), name.into()))
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect();
+    /// The Secrets of type kubernetes.io/tls in a namespace.
+    pub(crate) fn tls_secrets_in(&self, namespace: &str) -> Vec<Arc<SecretMeta>> {
+        let names: Vec<String> = self.index().tls.get(namespace).into_iter().flatten().cloned().collect();
+        names
+            .iter()
+            .filter_map(|name| self.tls_secrets.get(&ObjectRef::new(name).within(namespace)))
+            .collect()
+    }
+
+    /// The metadata of a namespace.
+    pub(crate) fn namespace(&self, name: &str) -> Option<Arc<NamespaceMeta>> {
+        self.namespaces.get(&ObjectRef::new(name))
+    }
+
+    /// The wisher of this kind, namespace and name.
+    pub(crate) fn wisher(&self, key: &WisherKey) -> Option<Wisher> {
+        match key.kind {
+            OwnerKind::KeyVaultSync => {
+                self.syncs.get(&ObjectRef::new(&key.name).within(&key.namespace)).map(Wisher::Namespaced)
+            }
+            OwnerKind::ClusterKeyVaultSync => {
+                self.cluster_syncs.get(&ObjectRef::new(&key.name)).map(Wisher::Cluster)
+            }
+        }
+    }
+
+    /// All wishers.
+    pub(crate) fn wishers(&self) -> impl Iterator<Item = Wisher> {
+        let namespaced = self.syncs.state().into_iter().map(Wisher::Namespaced);
+        namespaced.chain(self.cluster_syncs.state().into_iter().map(Wisher::Cluster))
+    }
+
+    /// The wishers that Secrets of this namespace can concern: those in it, and those over namespaces.
+    fn wishers_over(&self, namespace: &str) -> Vec<Wisher> {
+        let keys: Vec<WisherKey> = {
+            let index = self.index();
+            ["", namespace].iter().filter_map(|place| index.wishers.get(*place)).flatten().cloned().collect()
+        };
+        keys.iter().filter_map(|key| self.wisher(key)).collect()
+    }
+
+    /// The claims that a wisher, or a predecessor of its name, holds.
+    pub(crate) fn claims_of(&self, wisher: &WisherKey) -> Vec<Arc<KeyVaultCertificate>> {
+        let names: Vec<String> = self.index().by_owner.get(wisher).into_iter().flatten().cloned().collect();
         names.iter().filter_map(|name| self.claim(name)).collect()
     }
 
@@ -248,37 +205,50 @@ impl World {
         self.claims.get(&ObjectRef::new(name))
     }
 
-    /// STUB
-    pub(crate) fn is_present(&self, _owner: &keyvault_sync_core::claims::ClaimOwner) -> bool {
-        true
+    /// Remembers that this wisher waits for the name of a claim that another holds.
+    pub(crate) fn is_loser(&self, claim: &str, wisher: WisherKey) {
+        self.index().losers.entry(claim.to_owned()).or_default().insert(wisher);
     }
 
-    /// Remembers that this resource waits for the name of a claim that another holds.
-    pub(crate) fn is_loser(&self, claim: &str, sync: ObjectRef<KeyVaultSync>) {
-        self.index().losers.entry(claim.to_owned()).or_default().insert(sync);
-    }
-
-    /// The resources that wait for the name of a claim.
-    pub(crate) fn losers_of(&self, claim: &str) -> Vec<Arc<KeyVaultSync>> {
+    /// The wishers that wait for the name of a claim.
+    pub(crate) fn losers_of(&self, claim: &str) -> Vec<Wisher> {
         let losers: Vec<_> = self.index().losers.get(claim).into_iter().flatten().cloned().collect();
-        losers.iter().filter_map(|loser| self.syncs.get(loser)).collect()
+        losers.iter().filter_map(|loser| self.wisher(loser)).collect()
     }
 
     fn index(&self) -> std::sync::MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Before every store is filled nobody works, and every wish and claim is woken by its own watch.
+    fn is_filled(&self) -> bool {
+        self.is_filled.load(Ordering::Acquire)
+    }
+
     fn on_sync(&self, change: &Change<KeyVaultSync>) {
+        self.on_wisher(change, Wisher::Namespaced);
+    }
+
+    fn on_cluster_sync(&self, change: &Change<ClusterKeyVaultSync>) {
+        self.on_wisher(change, Wisher::Cluster);
+    }
+
+    fn on_wisher<K>(&self, change: &Change<K>, of: fn(Arc<K>) -> Wisher) {
         match change {
             Change::Applied { before, now } => {
-                if before.as_ref().is_none_or(|before| is_other_wish(before, now)) {
-                    self.wake.sync(ObjectRef::from_obj(now.as_ref()));
+                let now = of(Arc::clone(now));
+                let key = now.key();
+                self.index().wishers.entry(key.namespace.clone()).or_default().insert(key.clone());
+                if before.as_ref().is_none_or(|before| is_other_wish(&of(Arc::clone(before)), &now)) {
+                    self.wake.sync(key);
                 }
             }
-            Change::Gone(sync) => {
-                self.planned.forget(&sync.uid().unwrap_or_default());
-                let (namespace, name) = (sync.namespace().unwrap_or_default(), sync.name_any());
-                for claim in self.claims_of(&namespace, &name) {
+            Change::Gone(gone) => {
+                let gone = of(Arc::clone(gone));
+                let key = gone.key();
+                self.planned.forget(gone.uid());
+                remove(&mut self.index().wishers, &key.namespace, &key);
+                for claim in self.claims_of(&key) {
                     self.wake.orphan(ObjectRef::from_obj(claim.as_ref()));
                 }
             }
@@ -293,8 +263,8 @@ impl World {
         };
         let name = vault.name_any();
         self.wake.vault(ObjectRef::from_obj(vault.as_ref()));
-        for sync in self.syncs.state().iter().filter(|sync| sync.spec.push.vault_ref.name == name) {
-            self.wake.sync(ObjectRef::from_obj(sync.as_ref()));
+        for wisher in self.wishers().filter(|wisher| wisher.push().vault_ref.name == name) {
+            self.wake.sync(wisher.key());
         }
         for claim in self.claims.state().iter().filter(|claim| claim.spec.key_vault == name) {
             self.wake.claim(ObjectRef::from_obj(claim.as_ref()));
@@ -305,7 +275,7 @@ impl World {
         match change {
             Change::Applied { before, now } => {
                 self.enter(before.as_deref(), Some(now));
-                let reference = ObjectRef::from_obj(now.as_ref());
+                let (reference, owner) = (ObjectRef::from_obj(now.as_ref()), WisherKey::of(now));
                 if before.as_ref().is_none_or(|before| {
                     before.metadata.generation != now.metadata.generation || before.uid() != now.uid()
                 }) {
@@ -315,19 +285,15 @@ impl World {
                     .as_ref()
                     .is_none_or(|before| before.status != now.status || before.spec.owner != now.spec.owner)
                 {
-                    self.wake.sync(owner_ref(now));
+                    self.wake.sync(owner.clone());
                 }
                 if before.as_ref().is_some_and(|before| before.spec.owner != now.spec.owner) {
                     // Who waits for the name is told who has it now.
                     for loser in self.losers_of(&now.name_any()) {
-                        self.wake.sync(ObjectRef::from_obj(loser.as_ref()));
+                        self.wake.sync(loser.key());
                     }
                 }
-                if self
-                    .syncs
-                    .get(&owner_ref(now))
-                    .is_none_or(|sync| sync.uid().as_deref() != Some(&now.spec.owner.uid))
-                {
+                if self.wisher(&owner).is_none_or(|wisher| wisher.uid() != now.spec.owner.uid) {
                     self.wake.orphan(reference);
                 }
             }
@@ -335,7 +301,7 @@ impl World {
                 self.enter(Some(claim), None);
                 self.written.forget(&claim.name_any());
                 self.rounds.forget(&claim.uid().unwrap_or_default());
-                self.wake.sync(owner_ref(claim));
+                self.wake.sync(WisherKey::of(claim));
                 for loser in self.index().losers.remove(&claim.name_any()).into_iter().flatten() {
                     self.wake.sync(loser);
                 }
@@ -351,100 +317,126 @@ impl World {
             _ => {}
         }
         let mut index = self.index();
-        let Index { by_source, by_owner, .. } = &mut *index;
-        for (claim, is_there) in
-            before.map(|claim| (claim, false)).into_iter().chain(now.map(|claim| (claim, true)))
-        {
+        if let Some(claim) = before {
             let name = claim.name_any();
-            let sources = claim
-                .spec
-                .sources
-                .iter()
-                .map(|source| (source.namespace.clone(), source.secret_name.clone()));
-            let owner = owner_key(claim);
-            for source in sources {
-                set(by_source, source, &name, is_there);
+            sources(claim).for_each(|source| remove(&mut index.by_source, &source, &name));
+            remove(&mut index.by_owner, &WisherKey::of(claim), &name);
+        }
+        if let Some(claim) = now {
+            let name = claim.name_any();
+            for source in sources(claim) {
+                index.by_source.entry(source).or_default().insert(name.clone());
             }
-            set(by_owner, owner, &name, is_there);
+            index.by_owner.entry(WisherKey::of(claim)).or_default().insert(name);
         }
     }
 
     fn on_namespace(&self, change: &Change<NamespaceMeta>) {
-        let Change::Applied { before, now } = change else { return };
-        if before.as_ref().is_some_and(|before| before.labels() == now.labels()) {
+        let namespace = match change {
+            Change::Applied { before: Some(before), now } if !is_other_namespace(before, now) => return,
+            Change::Applied { now, .. } => now,
+            Change::Gone(namespace) => namespace,
+        };
+        if !self.is_filled() {
             return;
         }
-        let namespace = Some(now.name_any());
-        for sync in self.syncs.state().iter().filter(|sync| sync.namespace() == namespace) {
-            self.wake.sync(ObjectRef::from_obj(sync.as_ref()));
+        let name = namespace.name_any();
+        for wisher in self.wishers_over(&name) {
+            self.wake.sync(wisher.key());
         }
-        for claim in self
-            .claims
-            .state()
-            .iter()
-            .filter(|claim| Some(crate::owner::namespace(claim)) == namespace.as_deref())
-        {
+        let concerns = |claim: &KeyVaultCertificate| {
+            crate::owner::namespace(claim) == name
+                || claim.spec.sources.iter().any(|source| source.namespace == name)
+        };
+        for claim in self.claims.state().iter().filter(|claim| concerns(claim)) {
             self.wake.claim(ObjectRef::from_obj(claim.as_ref()));
         }
     }
 
-    fn on_secret(&self, change: &Change<SecretMeta>) {
-        let secret = match change {
+    fn on_tls_secret(&self, change: &Change<SecretMeta>) {
+        let (secret, is_there) = match change {
+            Change::Applied { now, .. } => (now, true),
+            Change::Gone(secret) => (secret, false),
+        };
+        let (namespace, name) = (secret.namespace().unwrap_or_default(), secret.name_any());
+        if is_there {
+            self.index().tls.entry(namespace).or_default().insert(name);
+        } else {
+            remove(&mut self.index().tls, &namespace, &name);
+        }
+        self.on_secret(change, true);
+    }
+
+    fn on_other_secret(&self, change: &Change<SecretMeta>) {
+        self.on_secret(change, false);
+    }
+
+    fn on_secret(&self, change: &Change<SecretMeta>, is_tls: bool) {
+        let (secret, is_other) = match change {
             Change::Applied { before: Some(before), now }
                 if before.resource_version() == now.resource_version() =>
             {
                 return;
             }
-            Change::Applied { now, .. } => now,
-            Change::Gone(secret) => secret,
-        };
-        let (namespace, name) = (secret.namespace().unwrap_or_default(), secret.name_any());
-        let claims: Vec<String> = self
-            .index()
-            .by_source
-            .get(&(namespace.clone(), name.clone()))
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect();
-        for claim in claims {
-            self.wake.claim(ObjectRef::new(&claim));
-        }
-        for sync in self.syncs.state().iter().filter(|sync| sync.namespace().as_deref() == Some(&namespace)) {
-            if names_depend_on_secrets(sync)
-                && sync.spec.certificates.iter().any(|entry| entry.secret_name == name)
-            {
-                self.wake.sync(ObjectRef::from_obj(sync.as_ref()));
+            Change::Applied { before, now } => {
+                (now, before.as_ref().is_none_or(|before| is_other_secret(before, now)))
             }
+            Change::Gone(secret) => (secret, true),
+        };
+        if !self.is_filled() {
+            return;
+        }
+        let source = (secret.namespace().unwrap_or_default(), secret.name_any());
+        let claims: Vec<String> =
+            self.index().by_source.get(&source).into_iter().flatten().cloned().collect();
+        for claim in &claims {
+            self.wake.claim(ObjectRef::new(claim));
+        }
+        // A mere renewal changes no row of any wish.
+        if !is_other {
+            return;
+        }
+        let holders = claims.iter().filter_map(|claim| self.claim(claim)).map(|claim| WisherKey::of(&claim));
+        let touched = self.wishers_over(&source.0).into_iter();
+        let touched = touched.filter(|wisher| wisher.is_touched_by(&source.0, &source.1, is_tls));
+        let keys: HashSet<WisherKey> = holders.chain(touched.map(|wisher| wisher.key())).collect();
+        keys.into_iter().for_each(|key| self.wake.sync(key));
+    }
+}
+
+/// One watch, for its store and for one of the world's ears.
+fn keep<K>(
+    world: &Arc<World>,
+    client: &Client,
+    what: &'static str,
+    config: watcher::Config,
+    writer: Writer<K>,
+    trim: fn(&mut K),
+    tell: fn(&World, &Change<K>),
+) -> (&'static str, BoxFuture<'static, ()>)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let world = Arc::clone(world);
+    let tell = move |change| tell(&world, &change);
+    (what, Box::pin(watch::run(what, Api::all(client.clone()), config, writer, trim, tell)))
+}
+
+fn sources(claim: &KeyVaultCertificate) -> impl Iterator<Item = (String, String)> {
+    claim.spec.sources.iter().map(|source| (source.namespace.clone(), source.secret_name.clone()))
+}
+
+fn remove<K: Eq + Hash, V: Eq + Hash>(map: &mut HashMap<K, HashSet<V>>, key: &K, value: &V) {
+    if let Some(values) = map.get_mut(key) {
+        values.remove(value);
+        if values.is_empty() {
+            map.remove(key);
         }
     }
 }
 
-fn set(
-    map: &mut HashMap<(String, String), HashSet<String>>,
-    key: (String, String),
-    claim: &str,
-    is_there: bool,
-) {
-    if is_there {
-        map.entry(key).or_default().insert(claim.to_owned());
-    } else if let Some(claims) = map.get_mut(&key) {
-        claims.remove(claim);
-        if claims.is_empty() {
-            map.remove(&key);
-        }
-    }
-}
-
-/// A template with a label or annotation in it: a change of the Secret's metadata may change the name.
-fn names_depend_on_secrets(sync: &KeyVaultSync) -> bool {
-    ["{label:", "{annotation:"].iter().any(|part| sync.spec.certificate_name_template.contains(part))
-}
-
-fn is_other_wish(before: &KeyVaultSync, now: &KeyVaultSync) -> bool {
-    before.metadata.generation != now.metadata.generation
-        || before.uid() != now.uid()
-        || sync_at(before) != sync_at(now)
+fn is_other_wish(before: &Wisher, now: &Wisher) -> bool {
+    before.generation() != now.generation() || before.uid() != now.uid() || before.sync_at() != now.sync_at()
 }
 
 fn is_other_vault(before: &KeyVault, now: &KeyVault) -> bool {
@@ -453,19 +445,20 @@ fn is_other_vault(before: &KeyVault, now: &KeyVault) -> bool {
         || sync_at(before) != sync_at(now)
 }
 
+fn is_other_namespace(before: &NamespaceMeta, now: &NamespaceMeta) -> bool {
+    before.labels() != now.labels()
+        || before.uid() != now.uid()
+        || before.metadata.deletion_timestamp.is_some() != now.metadata.deletion_timestamp.is_some()
+}
+
+/// Whether rows of a wish can change with it: everything that selectors and templates look at.
+fn is_other_secret(before: &SecretMeta, now: &SecretMeta) -> bool {
+    before.uid() != now.uid() || before.labels() != now.labels() || before.annotations() != now.annotations()
+}
+
 /// The value of the annotation that asks for a comparison now.
 pub(crate) fn sync_at<K: Resource>(object: &K) -> Option<&String> {
     object.meta().annotations.as_ref()?.get(SYNC_AT_ANNOTATION)
-}
-
-/// The resource that holds a claim.
-pub(crate) fn owner_ref(claim: &KeyVaultCertificate) -> ObjectRef<KeyVaultSync> {
-    let (namespace, name) = owner_key(claim);
-    ObjectRef::new(&name).within(&namespace)
-}
-
-fn owner_key(claim: &KeyVaultCertificate) -> (String, String) {
-    (crate::owner::namespace(claim).to_owned(), claim.spec.owner.name.clone())
 }
 
 fn trim<K: Resource>(object: &mut K) {

@@ -26,6 +26,7 @@ use crate::kubernetes::call;
 use crate::pace::{Permit, Turn};
 use crate::report::{self, Occurrence, Subject, Weight};
 use crate::watch::describe;
+use crate::wisher::WisherKey;
 
 /// When a claim that could not be removed is tried again.
 const REMOVAL_RETRY: Duration = Duration::from_secs(5);
@@ -278,8 +279,11 @@ fn present_owner(
     context: &Context,
 ) -> Option<k8s_openapi::api::core::v1::ObjectReference> {
     let owner = crate::owner::of(claim);
-    let is_there = context.world.is_present(&owner);
-    is_there.then(|| {
+    let wisher = context.world.wisher(&WisherKey::of(claim))?;
+    let namespace = context.world.namespace(&owner.namespace);
+    let is_namespace_going =
+        namespace.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some());
+    (!wisher.is_going() && !is_namespace_going).then(|| {
         let namespace = claim.spec.owner.namespace.as_deref();
         reference(owner.kind.as_str(), namespace, &owner.name, Some(&owner.uid))
     })

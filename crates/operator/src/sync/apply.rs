@@ -4,77 +4,81 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures::StreamExt;
 use keyvault_sync_api::constants::{INSTALLATION_LABEL, SYNC_FIELD_MANAGER};
-use keyvault_sync_api::{KeyVaultCertificate, KeyVaultCertificateSpec, KeyVaultSync};
-use keyvault_sync_core::claims::{ClaimAct, ClaimPlan, Held, collision};
+use keyvault_sync_api::{KeyVaultCertificate, KeyVaultCertificateSpec};
+use keyvault_sync_core::claims::{ClaimAct, ClaimPlan, Held, SecretName, collision};
 use keyvault_sync_core::names::{CertificateName, ClaimName};
 use keyvault_sync_core::reason::{Problem, Reason};
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
-use kube::runtime::reflector::ObjectRef;
 
-use super::resolve::Wish;
-use super::succession::give_up;
+use super::resolve::written;
+use super::{absence, succession};
 use crate::context::Context;
 use crate::kubernetes::{CallError, call};
+use crate::wisher::{Wisher, WisherKey};
+
+/// Acts of one plan that are carried out at a time: a wish over hundreds of Secrets is done in seconds, and the API
+/// server is left to others.
+const AT_A_TIME: usize = 8;
 
 /// What became of a plan.
 pub(crate) struct Applied {
     /// For each row its claim, or why it has none.
     pub rows: Vec<Result<ClaimName, Problem>>,
+    /// Claims that wait for a Secret that no row speaks of.
+    pub lingering: Vec<(SecretName, ClaimName)>,
     /// Something lost a race: plan again soon.
     pub is_raced: bool,
-    /// The claims whose change lost it: what they say is of an earlier wish.
+    /// The API server did not confirm that something is gone: plan again.
+    pub is_unconfirmed: bool,
+    /// The claims whose change lost a race: what they say is of an earlier wish.
     pub raced: BTreeSet<ClaimName>,
 }
 
 /// Carries a plan out.
 pub(crate) async fn acts(
-    sync: &KeyVaultSync,
-    wish: &Wish,
+    wisher: &Wisher,
     held: &BTreeMap<ClaimName, Held<KeyVaultCertificateSpec>>,
     plan: ClaimPlan<KeyVaultCertificateSpec>,
     context: &Context,
 ) -> Applied {
     let mut failed: BTreeMap<ClaimName, Problem> = BTreeMap::new();
     let mut raced = BTreeSet::new();
-    let holder = |name: &ClaimName| held.get(name).map_or("", |claim| claim.owner.uid.as_str());
-    for act in plan.acts {
-        let (name, result) = match act {
-            ClaimAct::Create(name, spec) => {
-                let result = create(&name, spec, sync, context).await;
-                (name, result)
-            }
-            ClaimAct::Change(name, spec) => {
-                let result = change(&name, holder(&name), context, |claim| claim.spec = spec).await;
-                (name, result)
-            }
-            ClaimAct::Release(name, why) => {
-                let result = give_up(&name, holder(&name), why, context).await;
-                (name, result)
-            }
-        };
-        match result {
+    let mut is_unconfirmed = false;
+    let mut lost = plan.lost;
+    let mut ends = futures::stream::iter(plan.acts)
+        .map(|act| carry_out(act, wisher, held, context))
+        .buffer_unordered(AT_A_TIME);
+    while let Some((name, end)) = ends.next().await {
+        match end {
             Ok(()) => {}
             Err(Failure::Race) => {
                 raced.insert(name);
             }
+            Err(Failure::Unconfirmed) => is_unconfirmed = true,
             Err(Failure::Problem(problem)) => {
+                if problem.reason == Reason::NameCollision {
+                    lost.insert(name.clone());
+                }
                 failed.insert(name, problem);
             }
         }
     }
-    let rows =
-        plan.rows.into_iter().map(|row| row.and_then(|name| failed.remove(&name).map_or(Ok(name), Err)));
-    let rows: Vec<_> = rows.collect();
-    let is_free = remember_losers(sync, wish, &rows, context);
-    Applied { rows, is_raced: is_free || !raced.is_empty(), raced }
+    let told = |name: ClaimName| failed.get(&name).map_or(Ok(name), |problem| Err(problem.clone()));
+    let rows = plan.rows.into_iter().map(|row| row.and_then(told)).collect();
+    let is_free = remember_losers(&wisher.key(), &lost, context);
+    let is_raced = is_free || !raced.is_empty();
+    Applied { rows, lingering: plan.lingering, is_raced, is_unconfirmed, raced }
 }
 
 /// Why an act was not carried out.
 pub(crate) enum Failure {
     /// Somebody was faster: look again.
     Race,
+    /// What is to be gone is there, or it cannot be told.
+    Unconfirmed,
     /// It cannot be, for now.
     Problem(Problem),
 }
@@ -85,10 +89,38 @@ impl From<CallError> for Failure {
     }
 }
 
+async fn carry_out(
+    act: ClaimAct<KeyVaultCertificateSpec>,
+    wisher: &Wisher,
+    held: &BTreeMap<ClaimName, Held<KeyVaultCertificateSpec>>,
+    context: &Context,
+) -> (ClaimName, Result<(), Failure>) {
+    let holder = |name: &ClaimName| held.get(name).map_or("", |claim| claim.owner.uid.as_str());
+    match act {
+        ClaimAct::Create(name, wanted) => {
+            let end = create(&name, written(wanted), wisher, context).await;
+            (name, end)
+        }
+        ClaimAct::Change(name, wanted) => {
+            let spec = written(wanted);
+            let end = change(&name, holder(&name), context, |claim| claim.spec = spec).await;
+            (name, end)
+        }
+        ClaimAct::Release(name, why, confirm) => {
+            let sources = held.get(&name).map_or(&[][..], |claim| &claim.sources);
+            if !absence::confirms(confirm, sources, context).await {
+                return (name, Err(Failure::Unconfirmed));
+            }
+            let end = succession::give_up(&name, holder(&name), why, Some(wisher.push()), context).await;
+            (name, end)
+        }
+    }
+}
+
 async fn create(
     name: &ClaimName,
     spec: KeyVaultCertificateSpec,
-    sync: &KeyVaultSync,
+    wisher: &Wisher,
     context: &Context,
 ) -> Result<(), Failure> {
     let api: Api<KeyVaultCertificate> = Api::all(context.client.clone());
@@ -100,12 +132,10 @@ async fn create(
         // Somebody has the name. A stale cache shows our own claim as missing; then nothing happened.
         Err(error) if error.is_conflict() => {
             let there = call("a claim", api.get(name.as_str())).await?;
-            if Some(&there.spec.owner.uid) == sync.uid().as_ref() {
+            if there.spec.owner.uid == wisher.uid() {
                 return Ok(());
             }
-            if there.spec.owner.name == sync.name_any()
-                && Some(crate::owner::namespace(&there)) == sync.namespace().as_deref()
-            {
+            if WisherKey::of(&there) == wisher.key() {
                 // Our predecessor's, which a stale cache did not show: taken over at the next plan.
                 return Err(Failure::Race);
             }
@@ -141,23 +171,9 @@ pub(crate) async fn change(
 }
 
 /// Who loses a name is told when it is free again. `true`: it is free already.
-fn remember_losers(
-    sync: &KeyVaultSync,
-    wish: &Wish,
-    rows: &[Result<ClaimName, Problem>],
-    context: &Context,
-) -> bool {
-    let mut is_free = false;
-    for (row, outcome) in wish.rows.iter().zip(rows) {
-        let (Err(problem), Some((_, name))) = (outcome, &row.name) else { continue };
-        if problem.reason == Reason::NameCollision {
-            context.world.is_loser(name.as_str(), ObjectRef::from_obj(sync));
-            is_free |= context.world.claim(name.as_str()).is_none() && !is_wanted_twice(wish, name);
-        }
+fn remember_losers(wisher: &WisherKey, lost: &BTreeSet<ClaimName>, context: &Context) -> bool {
+    for name in lost {
+        context.world.is_loser(name.as_str(), wisher.clone());
     }
-    is_free
-}
-
-fn is_wanted_twice(wish: &Wish, name: &ClaimName) -> bool {
-    wish.rows.iter().filter(|row| row.name.as_ref().is_some_and(|(_, other)| other == name)).count() > 1
+    lost.iter().any(|name| context.world.claim(name.as_str()).is_none())
 }

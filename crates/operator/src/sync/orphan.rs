@@ -6,28 +6,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use keyvault_sync_api::{KeyVaultCertificate, KeyVaultSync};
+use keyvault_sync_api::{ClusterKeyVaultSync, KeyVaultCertificate, KeyVaultSync};
 use keyvault_sync_core::claims::ReleaseWhy;
 use keyvault_sync_core::names::{CertificateName, ClaimName, VaultHost};
+use keyvault_sync_core::ownership::OwnerKind;
 use kube::api::Api;
 use kube::runtime::controller::Action;
 use kube::{CustomResourceExt, ResourceExt};
 
+use super::absence::names_what_is_missing;
 use super::apply::Failure;
-use super::succession;
+use super::{resolve, succession};
 use crate::context::Context;
 use crate::kubernetes::{CallError, call};
-use crate::world::owner_ref;
+use crate::wisher::{Wisher, WisherKey};
 
 /// When an owner that could not be asked for is asked for again.
 const RETRY: Duration = Duration::from_secs(30);
 /// How often the plans of the start are waited for.
 const START_RETRY: Duration = Duration::from_secs(1);
 
-/// What became of an owner.
-enum Owner {
-    /// It is there, or a resource of the same name is, which succeeds it.
-    There,
+/// How the owner that a claim or a tag names stands to a claim's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OwnerState {
+    /// It is there and wants the name, or what it wants cannot be told.
+    Wants,
+    /// It is there and does not want the name.
+    Elsewhere,
     /// It was deleted, beyond doubt.
     Gone,
     /// It cannot be told.
@@ -44,27 +49,15 @@ pub(crate) async fn reconcile(
         return Ok(Action::await_change());
     }
     // Nothing is released before every wish was planned once: one of them may be about to take the claim over.
-    if !context
-        .world
-        .syncs
-        .state()
-        .iter()
-        .all(|sync| context.world.planned.is_planned(&sync.uid().unwrap_or_default()))
-    {
+    if !context.world.wishers().all(|wisher| context.world.planned.is_planned(wisher.uid())) {
         return Ok(Action::requeue(START_RETRY));
     }
-    if context.world.syncs.get(&owner_ref(&claim)).is_some() {
+    let owner = WisherKey::of(&claim);
+    if context.world.wisher(&owner).is_some() {
         // The same name: its own plan keeps, takes over or releases the claim.
-        context.world.wake.sync(owner_ref(&claim));
+        context.world.wake.sync(owner);
         return Ok(Action::await_change());
     }
-    match owner(&claim, &context).await {
-        Owner::There | Owner::Unclear => Ok(Action::requeue(RETRY)),
-        Owner::Gone => Ok(give_up(&claim, &context).await),
-    }
-}
-
-async fn give_up(claim: &KeyVaultCertificate, context: &Context) -> Action {
     let clouds = context.settings.allowed_clouds();
     let name = CertificateName::parse(&claim.spec.certificate_name).ok();
     let Some((certificate, host)) = name.zip(VaultHost::from_host(&claim.spec.vault_host, &clouds).ok())
@@ -73,77 +66,96 @@ async fn give_up(claim: &KeyVaultCertificate, context: &Context) -> Action {
             name = claim.name_any(),
             "a claim without an owner names no vault that is allowed here: it stays"
         );
-        return Action::await_change();
+        return Ok(Action::await_change());
     };
-    match succession::give_up(
-        &ClaimName::new(&certificate, &host),
-        &claim.spec.owner.uid,
-        ReleaseWhy::OwnerGone,
-        context,
-    )
-    .await
-    {
+    let name = ClaimName::new(&certificate, &host);
+    match state_of(owner.kind, &owner.namespace, &owner.name, &name, &context).await {
+        OwnerState::Wants | OwnerState::Elsewhere | OwnerState::Unclear => Ok(Action::requeue(RETRY)),
+        OwnerState::Gone => Ok(give_up(&name, &claim.spec.owner.uid, &context).await),
+    }
+}
+
+async fn give_up(name: &ClaimName, holder: &str, context: &Context) -> Action {
+    match succession::give_up(name, holder, ReleaseWhy::OwnerGone, None, context).await {
         Ok(()) => Action::await_change(),
         Err(Failure::Race) => Action::requeue(START_RETRY),
+        Err(Failure::Unconfirmed) => Action::requeue(RETRY),
         Err(Failure::Problem(problem)) => {
-            tracing::warn!(name = claim.name_any(), %problem, "claim not released");
+            tracing::warn!(name = %name, %problem, "claim not released");
             Action::requeue(RETRY)
         }
     }
 }
 
-/// Asks the API server itself. Gone is only what it says is not found by name, while the kind exists and is to stay:
-/// when a CRD is deleted, every object of it answers 404 too.
-async fn owner(claim: &KeyVaultCertificate, context: &Context) -> Owner {
-    let owner = &claim.spec.owner;
-    let api: Api<KeyVaultSync> = Api::namespaced(context.client.clone(), crate::owner::namespace(claim));
-    match call("the owner of a claim", api.get(&owner.name)).await {
-        Ok(_) => return Owner::There,
-        Err(error) if names_what_is_missing(&error, &owner.name) => {}
-        Err(error) => {
-            tracing::warn!(name = claim.name_any(), error = %crate::watch::describe(&error), "it cannot be told whether the owner of a claim is gone: the claim stays");
-            return Owner::Unclear;
-        }
-    }
-    let definitions: Api<CustomResourceDefinition> = Api::all(context.client.clone());
-    match call("the definition of KeyVaultSync", definitions.get(KeyVaultSync::crd_name())).await {
-        Ok(definition) if definition.metadata.deletion_timestamp.is_none() => Owner::Gone,
-        Ok(_) => {
-            tracing::warn!(
-                name = claim.name_any(),
-                "the definition of KeyVaultSync is being deleted: claims stay as they are"
-            );
-            Owner::Unclear
-        }
-        Err(error) => {
-            tracing::warn!(name = claim.name_any(), error = %crate::watch::describe(&error), "the definition of KeyVaultSync cannot be read: claims stay as they are");
-            Owner::Unclear
-        }
-    }
-}
-
-fn names_what_is_missing(error: &CallError, name: &str) -> bool {
-    error.status().is_some_and(|status| {
-        status.code == 404 && status.details.as_ref().is_some_and(|details| details.name == name)
-    })
-}
-
-/// STUB
-#[allow(dead_code)]
-pub(crate) enum OwnerState {
-    Wants,
-    Elsewhere,
-    Gone,
-    Unclear,
-}
-
-/// STUB
+/// Asks the API server itself how an owner stands to the name of a claim. Gone is only what it says is not found by
+/// name, while the kind exists and is to stay: when a CRD is deleted, every object of it answers 404 too. That its
+/// namespace is gone answers the same, by the owner's name.
 pub(crate) async fn state_of(
-    _kind: keyvault_sync_core::ownership::OwnerKind,
-    _namespace: &str,
-    _name: &str,
-    _claim: &ClaimName,
-    _context: &Context,
+    kind: OwnerKind,
+    namespace: &str,
+    name: &str,
+    claim: &ClaimName,
+    context: &Context,
 ) -> OwnerState {
-    OwnerState::Unclear
+    match owner(kind, namespace, name, context).await {
+        Ok(wisher) => wants(&wisher, claim, context),
+        Err(error) if names_what_is_missing(&error, name) => {
+            if is_kind_to_stay(kind, claim, context).await {
+                OwnerState::Gone
+            } else {
+                OwnerState::Unclear
+            }
+        }
+        Err(error) => {
+            tracing::warn!(name = %claim, owner = name, error = %crate::watch::describe(&error), "it cannot be told whether an owner is gone: nothing is given up or taken over");
+            OwnerState::Unclear
+        }
+    }
+}
+
+async fn owner(kind: OwnerKind, namespace: &str, name: &str, context: &Context) -> Result<Wisher, CallError> {
+    const WHAT: &str = "the owner of a certificate";
+    let client = context.client.clone();
+    match kind {
+        OwnerKind::KeyVaultSync => {
+            let api: Api<KeyVaultSync> = Api::namespaced(client, namespace);
+            call(WHAT, api.get(name)).await.map(|sync| Wisher::Namespaced(Arc::new(sync)))
+        }
+        OwnerKind::ClusterKeyVaultSync => {
+            let api: Api<ClusterKeyVaultSync> = Api::all(client);
+            call(WHAT, api.get(name)).await.map(|sync| Wisher::Cluster(Arc::new(sync)))
+        }
+    }
+}
+
+/// A row without a name may be about any name.
+fn wants(wisher: &Wisher, claim: &ClaimName, context: &Context) -> OwnerState {
+    let wish = resolve::wish(wisher, context);
+    let may_want = |row: &keyvault_sync_core::claims::Row<_>| {
+        row.name.as_ref().is_none_or(|(_, wanted)| wanted == claim)
+    };
+    if wisher.is_going() || !wish.may_release || wish.rows.iter().any(may_want) {
+        OwnerState::Wants
+    } else {
+        OwnerState::Elsewhere
+    }
+}
+
+async fn is_kind_to_stay(kind: OwnerKind, claim: &ClaimName, context: &Context) -> bool {
+    let definition = match kind {
+        OwnerKind::KeyVaultSync => KeyVaultSync::crd_name(),
+        OwnerKind::ClusterKeyVaultSync => ClusterKeyVaultSync::crd_name(),
+    };
+    let api: Api<CustomResourceDefinition> = Api::all(context.client.clone());
+    match call("the definition of a kind", api.get(definition)).await {
+        Ok(found) if found.metadata.deletion_timestamp.is_none() => true,
+        Ok(_) => {
+            tracing::warn!(name = %claim, definition, "the definition is being deleted: claims stay as they are");
+            false
+        }
+        Err(error) => {
+            tracing::warn!(name = %claim, definition, error = %crate::watch::describe(&error), "the definition cannot be read: claims stay as they are");
+            false
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! What became of a wish → the status of its resource: rows, Ready, Reconciling, Stalled; at most once a second.
 //! The words of each certificate come from its claim.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -9,22 +9,26 @@ use k8s_openapi::jiff::Timestamp;
 use keyvault_sync_api::conditions::{self, Holds, READY, RECONCILING, STALLED, Statement};
 use keyvault_sync_api::constants::SYNC_FIELD_MANAGER;
 use keyvault_sync_api::{
-    CertificateState, CertificateStatus, KeyVaultCertificate, KeyVaultSync, KeyVaultSyncStatus, limits,
+    CertificateState, CertificateStatus, ClusterKeyVaultSync, KeyVaultCertificate, KeyVaultSync,
+    KeyVaultSyncStatus, limits,
 };
+use keyvault_sync_core::claims::{self, Copy, SecretName, SeenCopy};
+use keyvault_sync_core::names::ClaimName;
+use keyvault_sync_core::ownership::OwnerKind;
 use keyvault_sync_core::reason::{Fault, Problem, Reason};
-use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use serde_json::json;
 
 use super::apply::Applied;
 use super::observe::own_claim;
-use super::resolve::Wish;
-use crate::certificate::status as claim_status;
+use super::resolve::{self, Wish};
+use crate::certificate::{dice, now, status as claim_status};
 use crate::context::{Context, reference};
 use crate::disposition::{self, Ready};
 use crate::kubernetes::call;
 use crate::report::{self, Occurrence, Subject, Weight};
+use crate::wisher::Wisher;
 
 /// A status is written at most so often.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
@@ -32,6 +36,10 @@ const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a resource is planned without being woken: a missed wake costs no more.
 const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
+/// When the API server is asked again to confirm that something is gone.
+const CONFIRM_RETRY: Duration = Duration::from_secs(30);
+/// The rows of a status together: etcd takes 1.5 MiB an object, and managed fields may weigh as much again.
+const ROWS_BYTES_MAX: usize = 80_000;
 /// How many certificates the message of Ready names.
 const NAMED_MAX: usize = 3;
 
@@ -49,56 +57,125 @@ struct Standing {
 }
 
 /// Brings the status up to date and says when to look again.
-pub(crate) async fn report(context: &Context, sync: &KeyVaultSync, wish: &Wish, applied: &Applied) -> Action {
-    let uid = sync.uid().unwrap_or_default();
-    let standings: Vec<_> = wish
-        .rows
-        .iter()
-        .zip(&applied.rows)
-        .map(|(row, outcome)| {
-            let name = row.name.as_ref().map(|(name, _)| name.to_string());
-            match outcome {
-                Err(problem) => {
-                    let is_told = tells_itself(problem.reason) && has_claim(sync, &row.secret, context);
-                    refused(&row.secret, name, problem, is_told)
-                }
-                Ok(claim) => match own_claim(claim, &uid, context) {
-                    Some(there) => {
-                        let standing = of_claim(&row.secret, name, &there);
-                        let is_settled = standing.is_settled && !applied.raced.contains(claim);
-                        Standing { is_settled, ..standing }
-                    }
-                    None => unsettled(&row.secret, name),
-                },
-            }
-        })
-        .collect();
-    // A wish that is refused as a whole and lists nothing has no row to say so.
-    let whole = wish.whole.as_ref().err().filter(|_| wish.rows.is_empty());
-    let whole = whole.map(|problem| refused("", None, problem, false));
-    let before = sync.status.clone().unwrap_or_default();
-    let after = compose(&before, sync.metadata.generation, wish, &standings, whole.as_ref());
-    let again = if applied.is_raced { RETRY } else { LOOK_AGAIN };
-    // A problem with the API server has no watch that tells when it is over.
-    let again = standings
-        .iter()
-        .filter(|standing| standing.is_ours_to_tell)
-        .filter_map(|standing| disposition::of(standing.reason, 3, 0, None, crate::certificate::dice()).retry)
-        .fold(again, Duration::min);
+pub(crate) async fn report(
+    context: &Context,
+    wisher: &Wisher,
+    wish: &Wish,
+    applied: &Applied,
+    again_at: Option<i64>,
+) -> Action {
+    let (standings, copies_until) = standings(context, wisher, wish, applied);
+    // What is wrong with a wish that has no rows has no row to stand on.
+    let whole = wish.whole.as_ref().err().filter(|_| standings.is_empty());
+    let nothing = SecretName { namespace: String::new(), name: String::new() };
+    let whole = whole.map(|problem| refused(Row::of(wisher, &nothing, None), problem, false));
+    let before = wisher.status();
+    let after = compose(&before, wisher, wish, &standings, whole.as_ref());
+    let again = again(applied, &standings, again_at.into_iter().chain(copies_until).min());
     if is_same(&before, &after) {
         return Action::requeue(again);
     }
-    if let Some(wait) =
-        context.world.planned.written(&uid).and_then(|at| AT_MOST_EVERY.checked_sub(at.elapsed()))
-    {
+    let planned = &context.world.planned;
+    if let Some(wait) = planned.written(wisher.uid()).and_then(|at| AT_MOST_EVERY.checked_sub(at.elapsed())) {
         return Action::requeue(wait);
     }
-    if !write(context, sync, &after).await {
+    if !write(context, wisher, &after).await {
         return Action::requeue(RETRY);
     }
-    context.world.planned.wrote(&uid);
-    tell(context, sync, wish, &before, standings.iter().chain(&whole)).await;
+    planned.wrote(wisher.uid());
+    tell(context, wisher, wish, &before, standings.iter().chain(&whole)).await;
     Action::requeue(again)
+}
+
+/// When to plan again without being woken.
+fn again(applied: &Applied, standings: &[Standing], at: Option<i64>) -> Duration {
+    let raced = applied.is_raced.then_some(RETRY);
+    let unconfirmed = applied.is_unconfirmed.then_some(CONFIRM_RETRY);
+    let due = at.map(|at| Duration::from_secs(u64::try_from(at - now()).unwrap_or(0)).max(RETRY));
+    // A problem with the API server has no watch that tells when it is over.
+    let retries = standings
+        .iter()
+        .filter(|standing| standing.is_ours_to_tell)
+        .filter_map(|standing| disposition::of(standing.reason, 3, 0, None, dice()).retry);
+    raced.into_iter().chain(unconfirmed).chain(due).chain(retries).fold(LOOK_AGAIN, Duration::min)
+}
+
+/// How each certificate stands, and when (unix seconds) that changes by itself.
+fn standings(
+    context: &Context,
+    wisher: &Wisher,
+    wish: &Wish,
+    applied: &Applied,
+) -> (Vec<Standing>, Option<i64>) {
+    let pushed = Pushed::new(wisher, context);
+    let mut until = None;
+    let mut standings = Vec::with_capacity(wish.rows.len());
+    for (row, outcome) in wish.rows.iter().zip(&applied.rows) {
+        let name = row.name.as_ref().map(|(name, _)| name.to_string());
+        let about = Row::of(wisher, &row.source.secret, name);
+        standings.push(match outcome {
+            Err(problem) => {
+                let is_told = tells_itself(problem.reason) && pushed.has(&row.source.secret);
+                refused(about, problem, is_told)
+            }
+            Ok(claim) => {
+                let (standing, waits) = of_row(about, claim, wisher, context, applied);
+                until = until.into_iter().chain(waits).min();
+                standing
+            }
+        });
+    }
+    for (secret, claim) in &applied.lingering {
+        if let Some(there) = own_claim(claim, wisher.uid(), context) {
+            let about = Row::of(wisher, secret, Some(there.spec.certificate_name.clone()));
+            standings.push(of_claim(about, &there));
+        }
+    }
+    (standings, until)
+}
+
+fn of_row(
+    about: Row<'_>,
+    name: &ClaimName,
+    wisher: &Wisher,
+    context: &Context,
+    applied: &Applied,
+) -> (Standing, Option<i64>) {
+    let Some(claim) = own_claim(name, wisher.uid(), context) else { return (unsettled(about), None) };
+    let standing = of_claim(about.clone(), &claim);
+    let standing = Standing { is_settled: standing.is_settled && !applied.raced.contains(name), ..standing };
+    match as_copy(about.secret, &claim, context) {
+        Copy::AsClaim => (standing, None),
+        Copy::Awaited { problem, until } => {
+            let waiting =
+                Standing { is_settled: false, is_ours_to_tell: false, ..refused(about, &problem, true) };
+            (waiting, until)
+        }
+        Copy::Collides(problem) => {
+            (Standing { is_settled: standing.is_settled, ..refused(about, &problem, false) }, None)
+        }
+    }
+}
+
+/// Of Secrets that share a claim, the first stands as the claim does; the others, as they compare with it.
+fn as_copy(secret: &SecretName, claim: &KeyVaultCertificate, context: &Context) -> Copy {
+    let Some(first) = claim.spec.sources.first() else { return Copy::AsClaim };
+    let first = resolve::source(first).secret;
+    if first == *secret {
+        return Copy::AsClaim;
+    }
+    let seen = claim
+        .status
+        .iter()
+        .flat_map(|status| &status.sources)
+        .find(|seen| seen.namespace == secret.namespace && seen.name == secret.name)
+        .map(|seen| SeenCopy {
+            equal: seen.equal,
+            differs_since: seen.differs_since.as_ref().map(|since| since.0.as_second()),
+        })
+        .unwrap_or_default();
+    let patience = i64::try_from(context.settings.copies_patience.as_secs()).unwrap_or(i64::MAX);
+    claims::copy(secret, &first, &claim.spec.certificate_name, seen, patience, now())
 }
 
 /// Reasons that a claim finds by itself, from its KeyVault; where there is a claim, it tells them.
@@ -109,18 +186,65 @@ fn tells_itself(reason: Reason) -> bool {
     )
 }
 
-fn has_claim(sync: &KeyVaultSync, secret: &str, context: &Context) -> bool {
-    let claims = context.world.claims_of(&sync.namespace().unwrap_or_default(), &sync.name_any());
-    claims.iter().any(|claim| {
-        Some(&claim.spec.owner.uid) == sync.metadata.uid.as_ref()
-            && claim.spec.sources.first().is_some_and(|source| source.secret_name == secret)
-    })
+/// The Secrets that the claims of a resource push.
+struct Pushed(HashSet<SecretName>);
+
+impl Pushed {
+    fn new(wisher: &Wisher, context: &Context) -> Self {
+        let claims = context.world.claims_of(&wisher.key());
+        let own = claims.iter().filter(|claim| claim.spec.owner.uid == wisher.uid());
+        Self(
+            own.filter_map(|claim| claim.spec.sources.first())
+                .map(|first| resolve::source(first).secret)
+                .collect(),
+        )
+    }
+
+    fn has(&self, secret: &SecretName) -> bool {
+        self.0.contains(secret)
+    }
 }
 
-fn refused(secret: &str, name: Option<String>, problem: &Problem, is_told: bool) -> Standing {
+/// What a row is about.
+#[derive(Clone)]
+struct Row<'a> {
+    secret: &'a SecretName,
+    /// Whether its namespace is said.
+    is_over_namespaces: bool,
+    name: Option<String>,
+}
+
+impl<'a> Row<'a> {
+    fn of(wisher: &Wisher, secret: &'a SecretName, name: Option<String>) -> Self {
+        Self { secret, is_over_namespaces: wisher.kind() == OwnerKind::ClusterKeyVaultSync, name }
+    }
+
+    fn says(self, reason: Reason, message: &str) -> CertificateStatus {
+        CertificateStatus {
+            secret_name: self.secret.name.clone(),
+            namespace: (self.is_over_namespaces && !self.secret.namespace.is_empty())
+                .then(|| self.secret.namespace.clone()),
+            certificate_name: self.name,
+            secret_id: None,
+            version: None,
+            thumbprint: None,
+            not_after: None,
+            state: match reason.fault() {
+                None if reason == Reason::Suspended => CertificateState::Pending,
+                None => CertificateState::Synced,
+                Some(_) if disposition::is_waiting(reason) => CertificateState::Pending,
+                Some(_) => CertificateState::Failed,
+            },
+            reason: reason.as_str().to_owned(),
+            message: Some(limits::cut(message, limits::ROW_MESSAGE_LENGTH_MAX)),
+        }
+    }
+}
+
+fn refused(about: Row<'_>, problem: &Problem, is_told: bool) -> Standing {
     let disposition = disposition::of(problem.reason, 1, 0, None, 0);
     Standing {
-        row: row(secret, name, problem.reason, &problem.message),
+        row: about.says(problem.reason, &problem.message),
         reason: problem.reason,
         ready: match disposition.ready {
             Ready::Yes => Holds::True,
@@ -133,9 +257,9 @@ fn refused(secret: &str, name: Option<String>, problem: &Problem, is_told: bool)
     }
 }
 
-fn unsettled(secret: &str, name: Option<String>) -> Standing {
+fn unsettled(about: Row<'_>) -> Standing {
     Standing {
-        row: row(secret, name, Reason::Reconciling, "its claim has just been made"),
+        row: about.says(Reason::Reconciling, "its claim has just been made"),
         reason: Reason::Reconciling,
         ready: Holds::Unknown,
         is_settled: false,
@@ -144,8 +268,8 @@ fn unsettled(secret: &str, name: Option<String>) -> Standing {
     }
 }
 
-fn of_claim(secret: &str, name: Option<String>, claim: &KeyVaultCertificate) -> Standing {
-    let Some(status) = &claim.status else { return unsettled(secret, name) };
+fn of_claim(about: Row<'_>, claim: &KeyVaultCertificate) -> Standing {
+    let Some(status) = &claim.status else { return unsettled(about) };
     let ready = conditions::find(&status.conditions, READY);
     let is_settled = status.observed_generation == claim.metadata.generation && ready.is_some();
     let reason = claim_status::reason(claim).unwrap_or(Reason::Reconciling);
@@ -156,7 +280,7 @@ fn of_claim(secret: &str, name: Option<String>, claim: &KeyVaultCertificate) -> 
             version: status.version.clone(),
             thumbprint: status.thumbprint.clone(),
             not_after: status.not_after.clone(),
-            ..row(secret, name, reason, message)
+            ..about.says(reason, message)
         },
         reason,
         ready: match ready.map(|ready| ready.status.as_str()) {
@@ -167,26 +291,6 @@ fn of_claim(secret: &str, name: Option<String>, claim: &KeyVaultCertificate) -> 
         is_settled,
         is_ours_to_tell: false,
         pushed_at: status.pushed_at.clone(),
-    }
-}
-
-fn row(secret: &str, name: Option<String>, reason: Reason, message: &str) -> CertificateStatus {
-    CertificateStatus {
-        secret_name: secret.to_owned(),
-        namespace: None,
-        certificate_name: name,
-        secret_id: None,
-        version: None,
-        thumbprint: None,
-        not_after: None,
-        state: match reason.fault() {
-            None if reason == Reason::Suspended => CertificateState::Pending,
-            None => CertificateState::Synced,
-            Some(_) if disposition::is_waiting(reason) => CertificateState::Pending,
-            Some(_) => CertificateState::Failed,
-        },
-        reason: reason.as_str().to_owned(),
-        message: Some(limits::cut(message, limits::ROW_MESSAGE_LENGTH_MAX)),
     }
 }
 
@@ -213,7 +317,7 @@ fn rank(holds: Holds) -> u8 {
 
 fn compose(
     before: &KeyVaultSyncStatus,
-    generation: Option<i64>,
+    wisher: &Wisher,
     wish: &Wish,
     standings: &[Standing],
     whole: Option<&Standing>,
@@ -223,7 +327,7 @@ fn compose(
     rows.sort_by_key(|standing| (std::cmp::Reverse(severity(standing)), rank(standing.ready)));
     let synced = standings.iter().filter(|standing| standing.row.state == CertificateState::Synced).count();
     let mut status = KeyVaultSyncStatus {
-        observed_generation: if is_settled { generation } else { before.observed_generation },
+        observed_generation: if is_settled { wisher.generation() } else { before.observed_generation },
         conditions: before.conditions.clone(),
         synced: Some(format!("{synced}/{}", standings.len())),
         next_expiry: earliest(standings.iter().filter_map(|standing| standing.row.not_after.as_ref())),
@@ -231,15 +335,25 @@ fn compose(
             standings.iter().filter_map(|standing| standing.pushed_at.as_ref()),
             before.last_push_time.as_ref(),
         ),
-        certificates: rows
-            .iter()
-            .take(limits::STATUS_CERTIFICATES_MAX as usize)
-            .map(|standing| standing.row.clone())
-            .collect(),
+        certificates: shown(&rows),
     };
     rows.splice(0..0, whole);
     conclude(&mut status.conditions, status.observed_generation, wish, &rows, is_settled);
     status
+}
+
+/// The first rows, as many as a status can bear.
+fn shown(rows: &[&Standing]) -> Vec<CertificateStatus> {
+    let mut weight = 0;
+    rows.iter()
+        .take(limits::STATUS_CERTIFICATES_MAX as usize)
+        .map(|standing| &standing.row)
+        .take_while(|row| {
+            weight += serde_json::to_vec(row).map_or(0, |bytes| bytes.len());
+            weight <= ROWS_BYTES_MAX
+        })
+        .cloned()
+        .collect()
 }
 
 /// Ready, Reconciling and Stalled. While a new wish has no outcome, Ready stands as it was.
@@ -296,7 +410,10 @@ fn message(wish: &Wish, rows: &[&Standing]) -> String {
         .take(NAMED_MAX)
         .map(|standing| {
             let row = &standing.row;
-            let name = row.certificate_name.as_deref().unwrap_or(&row.secret_name);
+            let name = match &row.namespace {
+                Some(namespace) => format!("{namespace}/{}", row.secret_name),
+                None => row.certificate_name.clone().unwrap_or_else(|| row.secret_name.clone()),
+            };
             let said = format!("{}: {}", row.reason, row.message.as_deref().unwrap_or_default());
             if name.is_empty() { said } else { format!("{name}: {said}") }
         })
@@ -320,31 +437,36 @@ fn is_same(before: &KeyVaultSyncStatus, after: &KeyVaultSyncStatus) -> bool {
     without(before) == without(after) && conditions::equal(&before.conditions, &after.conditions)
 }
 
-async fn write(context: &Context, sync: &KeyVaultSync, status: &KeyVaultSyncStatus) -> bool {
-    let api: Api<KeyVaultSync> =
-        Api::namespaced(context.client.clone(), &sync.namespace().unwrap_or_default());
+async fn write(context: &Context, wisher: &Wisher, status: &KeyVaultSyncStatus) -> bool {
+    let kind = wisher.kind().as_str();
     // The uid keeps a status from being written to a successor of the same name.
     let patch = json!({
         "apiVersion": format!("{}/{}", keyvault_sync_api::constants::GROUP, keyvault_sync_api::constants::VERSION),
-        "kind": "KeyVaultSync",
-        "metadata": {"uid": sync.uid()},
+        "kind": kind,
+        "metadata": {"uid": wisher.uid()},
         "status": status,
     });
+    let (name, patch) = (wisher.name(), Patch::Apply(&patch));
     let params = PatchParams::apply(SYNC_FIELD_MANAGER).force();
-    match call("status of a KeyVaultSync", api.patch_status(&sync.name_any(), &params, &Patch::Apply(&patch)))
-        .await
-    {
-        Ok(_) => true,
+    let client = context.client.clone();
+    const WHAT: &str = "status of a wish";
+    let written = match wisher {
+        Wisher::Namespaced(_) => {
+            let api: Api<KeyVaultSync> = Api::namespaced(client, wisher.namespace());
+            call(WHAT, api.patch_status(name, &params, &patch)).await.map(drop)
+        }
+        Wisher::Cluster(_) => {
+            let api: Api<ClusterKeyVaultSync> = Api::all(client);
+            call(WHAT, api.patch_status(name, &params, &patch)).await.map(drop)
+        }
+    };
+    match written {
+        Ok(()) => true,
         // Deleted, or deleted and made anew: whoever is there now is planned of its own.
         Err(error) if error.is_race() => true,
         Err(error) => {
-            tracing::warn!(
-                kind = "KeyVaultSync",
-                namespace = sync.namespace(),
-                name = sync.name_any(),
-                error = %crate::watch::describe(&error),
-                "status not written"
-            );
+            let (namespace, error) = (wisher.namespace(), crate::watch::describe(&error));
+            tracing::warn!(kind, namespace, name, %error, "status not written");
             false
         }
     }
@@ -353,38 +475,35 @@ async fn write(context: &Context, sync: &KeyVaultSync, status: &KeyVaultSyncStat
 /// Tells what has no claim to tell it, where it is news.
 async fn tell<'a>(
     context: &Context,
-    sync: &KeyVaultSync,
+    wisher: &Wisher,
     wish: &Wish,
     before: &KeyVaultSyncStatus,
     standings: impl Iterator<Item = &'a Standing>,
 ) {
-    let (namespace, name) = (sync.namespace().unwrap_or_default(), sync.name_any());
+    let (kind, namespace, name) = (wisher.kind().as_str(), wisher.namespace(), wisher.name());
     let vault = wish.vault.as_ref().map_or("", |vault| vault.host.as_str());
+    let place = Some(namespace).filter(|namespace| !namespace.is_empty());
     // What is wrong with the whole resource stands on each of its rows, and is told once.
     let mut told = BTreeSet::new();
     for standing in standings.filter(|standing| standing.is_ours_to_tell) {
         let row = &standing.row;
         let text = row.message.as_deref().unwrap_or_default();
         let is_known_row = |old: &CertificateStatus| {
-            old.secret_name == row.secret_name && old.reason == row.reason && old.message == row.message
+            old.secret_name == row.secret_name
+                && old.namespace == row.namespace
+                && old.reason == row.reason
+                && old.message == row.message
         };
         let is_known_whole = |ready: &Condition| row.secret_name.is_empty() && ready.message.contains(text);
         let is_news = !before.certificates.iter().any(is_known_row)
             && !conditions::find(&before.conditions, READY).is_some_and(is_known_whole)
             && told.insert((standing.reason, text));
         let certificate = row.certificate_name.as_deref().unwrap_or_default();
-        let subject = Subject {
-            controller: "sync",
-            kind: "KeyVaultSync",
-            namespace: &namespace,
-            name: &name,
-            certificate,
-            vault,
-        };
+        let subject = Subject { controller: "sync", kind, namespace, name, certificate, vault };
         report::outcome(context, subject, standing.reason, text, is_news);
         if is_news && disposition::of(standing.reason, 1, 0, None, 0).warns {
             let occurrence = Occurrence {
-                regarding: reference("KeyVaultSync", Some(&namespace), &name, sync.uid().as_deref()),
+                regarding: reference(kind, place, name, Some(wisher.uid())),
                 related: None,
                 weight: Weight::Warning,
                 reason: &row.reason,

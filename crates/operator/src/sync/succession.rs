@@ -3,21 +3,23 @@
 
 use k8s_openapi::jiff::Timestamp;
 use keyvault_sync_api::conditions::whole_seconds;
-use keyvault_sync_api::{KeyVaultCertificateSpec, Release, ReleaseWhy as ApiWhy};
-use keyvault_sync_core::claims::ReleaseWhy;
+use keyvault_sync_api::{KeyVaultCertificateSpec, PushSettings, Release, ReleaseWhy as ApiWhy};
+use keyvault_sync_core::claims::{self, ReleaseWhy, Row, Source};
 use keyvault_sync_core::names::ClaimName;
-use kube::ResourceExt;
 
 use super::apply::{Failure, change};
-use super::resolve;
+use super::resolve::{self, SOURCES_MAX};
 use crate::context::Context;
+use crate::wisher::{Wisher, WisherKey};
 
-/// Gives a claim up that `holder` (a uid) has. A resource of the same kind and namespace that wants the name gets the claim as it is, with its
-/// record: in the vault the certificate goes on. Without one the claim is released.
+/// Gives a claim up that `holder` (a uid) has. A resource of the same kind and namespace that wants the name gets the
+/// claim as it is, with its record: in the vault the certificate goes on. Without one the claim is released, and ends as
+/// `last_word` says: what the holder said of it before may be of yesterday.
 pub(crate) async fn give_up(
     name: &ClaimName,
     holder: &str,
     why: ReleaseWhy,
+    last_word: Option<&PushSettings>,
     context: &Context,
 ) -> Result<(), Failure> {
     if let Some(spec) = heir(name, context) {
@@ -28,23 +30,40 @@ pub(crate) async fn give_up(
         ReleaseWhy::EntryGone => ApiWhy::EntryGone,
         ReleaseWhy::VaultChanged => ApiWhy::VaultChanged,
         ReleaseWhy::OwnerGone => ApiWhy::OwnerGone,
+        ReleaseWhy::SecretGone => ApiWhy::SecretGone,
     };
     let since = whole_seconds(Timestamp::now());
-    change(name, holder, context, |claim| claim.spec.release = Some(Release { why, since })).await
+    let release = |spec: &mut KeyVaultCertificateSpec| {
+        if let Some(push) = last_word {
+            spec.deletion_policy = push.deletion_policy;
+            spec.deletion_grace_period = push.deletion_grace_period;
+        }
+        spec.release = Some(Release { why, since });
+    };
+    change(name, holder, context, |claim| release(&mut claim.spec)).await
 }
 
-/// What the oldest resource of the holder's namespace that waits for this name, and may have it, would write.
+/// What the oldest resource of the holder's kind and namespace that waits for this name, and may have it, would write.
 fn heir(name: &ClaimName, context: &Context) -> Option<KeyVaultCertificateSpec> {
     let claim = context.world.claim(name.as_str())?;
-    let namespace = crate::owner::namespace(&claim);
+    let holder = WisherKey::of(&claim);
+    let present: Vec<Source> = claim.spec.sources.iter().map(resolve::source).collect();
     let mut waiting = context.world.losers_of(name.as_str());
-    waiting.retain(|sync| {
-        sync.namespace().as_deref() == Some(namespace) && sync.metadata.deletion_timestamp.is_none()
+    waiting.retain(|wisher| {
+        wisher.kind() == holder.kind && wisher.namespace() == holder.namespace && !wisher.is_going()
     });
-    waiting.sort_by_key(|sync| (sync.creation_timestamp().map(|time| time.0), sync.name_any()));
-    waiting.iter().find_map(|sync| {
-        let rows = resolve::wish(sync, context).rows;
-        let row = rows.into_iter().find(|row| row.name.as_ref().is_some_and(|(_, wanted)| wanted == name))?;
-        row.wanted.ok()
-    })
+    waiting.sort_by_key(|wisher| (wisher.created().map(|time| time.0), wisher.key()));
+    waiting.iter().find_map(|wisher| would_write(wisher, name, &present, context))
+}
+
+fn would_write(
+    wisher: &Wisher,
+    name: &ClaimName,
+    present: &[Source],
+    context: &Context,
+) -> Option<KeyVaultCertificateSpec> {
+    let wish = resolve::wish(wisher, context);
+    let wants = |row: &&Row<_>| row.name.as_ref().is_some_and(|(_, wanted)| wanted == name);
+    let rows: Vec<_> = wish.rows.iter().filter(wants).collect();
+    claims::wanted(&wish.owner, &rows, present, SOURCES_MAX).map(resolve::written)
 }
