@@ -596,7 +596,9 @@ fn first_foreign_write(seen: &Observed, newest: &CertificateFacts) -> Result<Str
     Err(Next::Refuse(Problem::new(
         Reason::OwnedByAnother,
         format!(
-            "version {} has an owner tag of cluster id {}, namespace and kind of {owner}, but was not written by this              cluster, for the second time: another cluster uses the cluster id {}; give one of them another with              --cluster-id",
+            "version {} has an owner tag of cluster id {}, namespace and kind of {owner}, but was not written by this \
+             cluster, for the second time: another cluster uses the cluster id {}; give one of them another with \
+             --cluster-id",
             newest.version, owner.cluster, owner.cluster
         ),
     )))
@@ -664,7 +666,8 @@ fn same(
         return Err(Next::Refuse(Problem::new(
             Reason::DisabledInVault,
             format!(
-                "version {} is disabled in the vault; keyvault-sync never enables it again: enable it there, or renew                  the Secret to make a new version",
+                "version {} is disabled in the vault; keyvault-sync never enables it again: enable it there, or renew \
+                 the Secret to make a new version",
                 newest.version
             ),
         )));
