@@ -15,7 +15,7 @@ use keyvault_sync_core::inventory::next_comparison;
 use keyvault_sync_core::names::{Cloud, VaultHost};
 use keyvault_sync_e2e::Scene;
 use keyvault_sync_e2e::certificates::Leaf;
-use keyvault_sync_e2e::scene::{ders, imports, says, writes};
+use keyvault_sync_e2e::scene::{claim_ready, ders, imports, says, writes};
 use keyvault_sync_e2e::stage::CLIENT;
 use keyvault_sync_e2e::wait::{self, PATIENCE};
 use serde_json::{Value, json};
@@ -60,14 +60,24 @@ async fn asked_of_the_keyvault_every_drift_is_repaired_or_refused_and_told(
 }
 
 async fn every_drift(scene: &Scene, asked: Asked) -> anyhow::Result<()> {
-    let names = ["untouched", "deleted", "purged", "replaced", "retagged", "locked", "disabled", "stripped"];
+    let names = [
+        "untouched",
+        "deleted",
+        "purged",
+        "replaced",
+        "copied",
+        "retagged",
+        "locked",
+        "disabled",
+        "stripped",
+    ];
     let mut issued = BTreeMap::new();
     for name in names {
         issued.insert(name, scene.renew(name).await?);
     }
     let certificates: Vec<Value> = names.iter().map(|name| json!({"secretName": name})).collect();
     scene.sync("web", json!({"certificates": certificates, "tags": {"team": "web"}})).await?;
-    scene.synced("web", "8/8").await?;
+    scene.synced("web", "9/9").await?;
     let ours = tags_of(scene, "retagged")?;
     let before = scene.calls().len();
 
@@ -75,6 +85,10 @@ async fn every_drift(scene: &Scene, asked: Asked) -> anyhow::Result<()> {
     emulator.soft_delete(&host, "deleted");
     emulator.purge(&host, "purged");
     let theirs = scene.put_by_others("replaced", &scene.issue(&Leaf::server("theirs"))?, &[])?;
+    // By a program that keeps the tags it finds.
+    let copied = tags_of(scene, "copied")?;
+    let copied: Vec<(&str, &str)> = copied.iter().map(|(name, value)| (&**name, &**value)).collect();
+    scene.put_by_others("copied", &scene.issue(&Leaf::server("theirs"))?, &copied)?;
     let mut tags = ours.clone();
     tags.extend([("team".to_owned(), "theirs".to_owned()), ("stranger".to_owned(), "x".to_owned())]);
     emulator.set_tags(&host, "retagged", None, tags);
@@ -100,20 +114,26 @@ async fn every_drift(scene: &Scene, asked: Asked) -> anyhow::Result<()> {
     ] {
         scene.told("web", reason, words).await.with_context(|| format!("{reason} {words:?}"))?;
     }
-    for name in ["untouched", "deleted", "purged", "replaced", "retagged", "locked"] {
-        scene.holds("web", name, issued.get(name).context("not issued")?).await?;
+    for name in ["untouched", "deleted", "purged", "replaced", "copied", "retagged", "locked"] {
+        scene.compared(name, "look").await?;
+        wait::object(&scene.claims(), &scene.claim_name(name), "to be Synced", |claim| {
+            claim_ready(claim).is_some_and(|ready| ready.reason == "Synced")
+        })
+        .await?;
+        let newest = scene.versions(name).pop().context("no version")?;
+        let wanted = issued.get(name).context("not issued")?;
+        ensure!(newest.chain_der == ders(&wanted.tls_crt())?, "{name} is not the Secret's: {newest:?}");
     }
-    for (name, reason, words) in [
-        ("disabled", "DisabledInVault", "disabled"),
-        ("stripped", "NotManaged", "without an owner tag"),
-    ] {
+    for (name, reason, words) in
+        [("disabled", "DisabledInVault", "disabled"), ("stripped", "NotManaged", "no owner tag")]
+    {
         let row = scene.row("web", name, reason).await?;
         ensure!(row.state == CertificateState::Failed, "{row:?}");
         says(&row, &[words])?;
     }
 
     let counts = names.map(|name| scene.versions(name).len());
-    ensure!(counts == [1, 1, 1, 3, 1, 3, 1, 1], "{names:?} {counts:?}");
+    ensure!(counts == [1, 1, 1, 3, 3, 1, 3, 1, 1], "{names:?} {counts:?}");
     let replaced = scene.versions("replaced");
     let order: Vec<bool> = replaced.iter().map(|version| version.version == theirs).collect();
     ensure!(order == [false, true, false], "{replaced:?}");
@@ -126,7 +146,7 @@ async fn every_drift(scene: &Scene, asked: Asked) -> anyhow::Result<()> {
 
     // Repaired is repaired.
     let after = scene.calls().len();
-    ensure!(writes(&scene.calls().split_off(before)).len() == 5, "{:?}", scene.calls().split_off(before));
+    ensure!(writes(&scene.calls().split_off(before)).len() == 6, "{:?}", scene.calls().split_off(before));
     match asked {
         Asked::Sync => scene.sync_now("web", "once-more").await?,
         Asked::KeyVault => scene.vault_now("once-more").await?,
@@ -256,8 +276,7 @@ async fn sixty_certificates_are_compared_by_three_calls_and_only_what_differs_co
             .filter(|call| call.name.as_deref() != Some(canary))
             .map(|call| (call.name.as_deref().unwrap_or_default(), call.operation))
             .collect();
-        let repair =
-            [(drifted, Operation::GetCertificate), (drifted, Operation::UpdateCertificate)];
+        let repair = [(drifted, Operation::GetCertificate), (drifted, Operation::UpdateCertificate)];
         let expected = if is_drifted { &repair[..] } else { &[] };
         ensure!(others == expected, "{others:?}");
     }
@@ -317,9 +336,8 @@ async fn who_may_not_list_is_compared_one_by_one_and_tries_the_list_once(scene: 
 /// As its present generation.
 fn is_reached(vault: &KeyVault) -> bool {
     let conditions = vault.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    conditions::find(conditions, READY).is_some_and(|ready| {
-        ready.status == "True" && ready.observed_generation == vault.metadata.generation
-    })
+    conditions::find(conditions, READY)
+        .is_some_and(|ready| ready.status == "True" && ready.observed_generation == vault.metadata.generation)
 }
 
 async fn each_keyvault_compares_what_goes_through_it(scene: Scene) -> anyhow::Result<()> {
@@ -349,7 +367,10 @@ async fn each_keyvault_compares_what_goes_through_it(scene: Scene) -> anyhow::Re
     ensure!(lists(&calls).len() == 1, "{calls:?}");
     let about_other = calls.iter().filter(|call| call.name.as_deref() == Some("other-second")).count();
     ensure!(about_other == 0, "{calls:?}");
-    ensure!(tags_of(&scene, "other-second")?.contains_key("stranger"), "compared by another KeyVault's round");
+    ensure!(
+        tags_of(&scene, "other-second")?.contains_key("stranger"),
+        "compared by another KeyVault's round"
+    );
     ensure!(!tags_of(&scene, "second")?.contains_key("stranger"), "{calls:?}");
     Ok(())
 }
@@ -379,7 +400,8 @@ async fn a_restart_shifts_no_comparison_and_costs_no_call(scene: Scene) -> anyho
 
 /// Gives our KeyVault the shortest interval by which its next comparison comes in so many seconds; when that is, unix seconds.
 async fn compare_in(scene: &Scene, seconds: Range<i64>) -> anyhow::Result<i64> {
-    let host = VaultHost::from_host(&scene.host(), &Cloud::ALL).map_err(|problem| anyhow::anyhow!("{problem}"))?;
+    let host =
+        VaultHost::from_host(&scene.host(), &Cloud::ALL).map_err(|problem| anyhow::anyhow!("{problem}"))?;
     let now = now();
     let (interval, at) = INTERVALS
         .map(|interval| (interval, next_comparison(&host, interval, now)))

@@ -38,7 +38,7 @@ const EXTERNAL_SECRETS: [(&str, &str); 1] = [("managed-by", "external-secrets")]
 
 async fn a_certificate_of_nobody_is_left_alone_and_its_writer_named(scene: Scene) -> anyhow::Result<()> {
     let cases = [
-        ("by-nobody", &[][..], "without an owner tag of keyvault-sync"),
+        ("by-nobody", &[][..], "no owner tag of keyvault-sync"),
         ("by-predecessor", &PREDECESSOR[..], "cert-manager-key-vault-sync"),
         ("by-external-secrets", &EXTERNAL_SECRETS[..], "External Secrets"),
     ];
@@ -169,11 +169,7 @@ async fn another_leaf_or_exportability_is_taken_over_by_one_version(scene: Scene
     for name in names {
         let issued = scene.renew(name).await?;
         let there = if name == "leaf" { scene.issue(&Leaf::server("theirs"))? } else { issued.clone() };
-        let put = Put {
-            tags: owned(&EXTERNAL_SECRETS),
-            exportable: name != "exportable",
-            ..Put::default()
-        };
+        let put = Put { tags: owned(&EXTERNAL_SECRETS), exportable: name != "exportable", ..Put::default() };
         let pfx = there.pfx("password")?;
         theirs.push(scene.emulator().put_certificate_with(&scene.host(), name, &pfx, "password", put));
         wanted.push(issued);
@@ -265,8 +261,7 @@ async fn what_another_namespace_or_kind_left_is_adopted_only_when_its_owner_is_g
 
     // A resource of another namespace pushed it, has gone on to another name, and lives.
     let left = tenant.renew("tenant-tls").await?;
-    let named =
-        |name: &str| json!({"certificates": [{"secretName": "tenant-tls", "certificateName": name}]});
+    let named = |name: &str| json!({"certificates": [{"secretName": "tenant-tls", "certificateName": name}]});
     tenant.sync("tenant", named("shared")).await?;
     tenant.synced("tenant", "1/1").await?;
     tenant.sync("tenant", named("elsewhere")).await?;
@@ -275,7 +270,10 @@ async fn what_another_namespace_or_kind_left_is_adopted_only_when_its_owner_is_g
     // One of another kind left another, and lives.
     let everywhere = format!("{}-all", scene.name());
     scene.cluster_sync(&everywhere, json!({"selector": {"matchLabels": {"nobody": "has-it"}}})).await?;
-    let tags = [("keyvault-sync-owner", &*format!("{}/ClusterKeyVaultSync//{everywhere}", scene.cluster_id().await?))];
+    let tags = [(
+        "keyvault-sync-owner",
+        &*format!("{}/ClusterKeyVaultSync//{everywhere}", scene.cluster_id().await?),
+    )];
     scene.put_by_others("clustered", &scene.issue(&Leaf::server("theirs"))?, &tags)?;
 
     let before = writes(&scene.calls()).len();
@@ -300,7 +298,9 @@ async fn what_another_namespace_or_kind_left_is_adopted_only_when_its_owner_is_g
     wait::gone(&scene.claims(), &scene.claim_name("elsewhere")).await?;
     scene.compare("web", "when-they-are-gone", &["shared", "clustered"]).await?;
     scene.synced("web", "2/2").await?;
-    scene.told("web", "Adopted", &["shared", &tenant.owner_tag("tenant").await?, "no version was made"]).await?;
+    scene
+        .told("web", "Adopted", &["shared", &tenant.owner_tag("tenant").await?, "no version was made"])
+        .await?;
     scene.told("web", "Adopted", &["clustered", &everywhere, "its content differs"]).await?;
     let shared = only(scene.versions("shared"))?;
     ensure!(tag(&shared, "keyvault-sync-owner") == scene.owner_tag("web").await?, "{:?}", shared.tags);
@@ -381,7 +381,11 @@ async fn an_owner_tag_that_nobody_wrote_is_somebody_elses(scene: Scene) -> anyho
     let mut before = Vec::new();
     for (name, owner) in &cases {
         let issued = scene.renew(name).await?;
-        scene.put_by_others(name, &issued, &[("keyvault-sync-owner", owner), ("managed-by", "keyvault-sync")])?;
+        scene.put_by_others(
+            name,
+            &issued,
+            &[("keyvault-sync-owner", owner), ("managed-by", "keyvault-sync")],
+        )?;
         before.push(scene.versions(name));
     }
     let names: Vec<&str> = cases.iter().map(|(name, _)| *name).collect();
@@ -497,7 +501,7 @@ async fn what_stands_on_a_name_is_told_apart(scene: Scene) -> anyhow::Result<()>
     for (name, state, reason, words) in [
         ("deleting", CertificateState::Pending, "BeingDeleted", &["deleting"][..]),
         ("recovering", CertificateState::Pending, "Recovering", &["recover"]),
-        ("deleted", CertificateState::Failed, "SoftDeleted", &["without an owner tag", "purge"]),
+        ("deleted", CertificateState::Failed, "SoftDeleted", &["no owner tag", "purge"]),
         ("deleted-of-another", CertificateState::Failed, "SoftDeleted", &[theirs, "purge"]),
     ] {
         let row = scene.row("web", name, reason).await?;

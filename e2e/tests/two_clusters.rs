@@ -28,7 +28,7 @@ async fn of_two_clusters_the_second_is_told_who_owns_it_and_nothing_alternates(
     scene: Scene,
 ) -> anyhow::Result<()> {
     let both = Both::with_ids(scene, "one", "two").await?;
-    both.play(async |first, second| {
+    both.play(|first, second| async move {
         first.renew("web-tls").await?;
         first.sync_of("web", &["web-tls"]).await?;
         first.synced("web", "1/1").await?;
@@ -41,11 +41,11 @@ async fn of_two_clusters_the_second_is_told_who_owns_it_and_nothing_alternates(
         says(&row, &[&owner, "left alone"])?;
         second.told("web", "OwnedByAnother", &[&owner]).await?;
 
-        both_compare(first, second, "before").await?;
+        both_compare(&first, &second, "before").await?;
         let renewed = first.renew("web-tls").await?;
         first.holds("web", "web-tls", &renewed).await?;
         second.renew("web-tls").await?;
-        both_compare(first, second, "after").await?;
+        both_compare(&first, &second, "after").await?;
         first.holds("web", "web-tls", &renewed).await?;
         second.row("web", "web-tls", "OwnedByAnother").await?;
         let versions = first.versions("web-tls");
@@ -60,9 +60,9 @@ async fn a_certificate_moves_to_another_cluster_once_and_does_not_come_back(
     scene: Scene,
 ) -> anyhow::Result<()> {
     let both = Both::with_ids(scene, "one", "two").await?;
-    both.play(async |first, second| {
+    both.play(|first, second| async move {
         let names = ["same", "other"];
-        for scene in [first, second] {
+        for scene in [&first, &second] {
             scene.key_vault(scene.name(), scene.open_to_us()).await?;
         }
         let mut issued = Vec::new();
@@ -84,7 +84,7 @@ async fn a_certificate_moves_to_another_cluster_once_and_does_not_come_back(
         for name in names {
             second.row("web", name, "NotGranted").await?;
         }
-        for scene in [first, second] {
+        for scene in [&first, &second] {
             scene.key_vault(scene.name(), scene.open_to_adopt()).await?;
         }
         second.holds("web", "same", same).await?;
@@ -116,7 +116,7 @@ async fn a_certificate_moves_to_another_cluster_once_and_does_not_come_back(
 
 async fn two_clusters_of_one_id_repair_once_and_then_one_gives_way(scene: Scene) -> anyhow::Result<()> {
     let both = Both::with_ids(scene, "same", "same").await?;
-    both.play(async |first, second| {
+    both.play(|first, second| async move {
         let here = first.renew("web-tls").await?;
         first.sync_of("web", &["web-tls"]).await?;
         first.holds("web", "web-tls", &here).await?;
@@ -126,7 +126,7 @@ async fn two_clusters_of_one_id_repair_once_and_then_one_gives_way(scene: Scene)
         ensure!(first.versions("web-tls").len() == 2, "{} versions", first.versions("web-tls").len());
 
         // Each finds the other's once, and repairs it.
-        for (number, scene) in [first, second].into_iter().enumerate() {
+        for (number, scene) in [&first, &second].into_iter().enumerate() {
             scene.compare("web", "repair", &["web-tls"]).await?;
             scene.told("web", "Imported", &["another version with our owner tag"]).await?;
             ensure!(first.versions("web-tls").len() == number + 3, "{:?}", first.versions("web-tls"));
@@ -136,7 +136,7 @@ async fn two_clusters_of_one_id_repair_once_and_then_one_gives_way(scene: Scene)
         ensure!(row.state == CertificateState::Failed, "{row:?}");
         says(&row, &["for the second time", "cluster id same", "--cluster-id"])?;
         first.told("web", "OwnedByAnother", &["--cluster-id"]).await?;
-        both_compare(first, second, "at-rest").await?;
+        both_compare(&first, &second, "at-rest").await?;
         first.row("web", "web-tls", "OwnedByAnother").await?;
         second.holds("web", "web-tls", &there).await?;
         ensure!(first.versions("web-tls").len() == 4, "{} versions", first.versions("web-tls").len());
@@ -144,7 +144,7 @@ async fn two_clusters_of_one_id_repair_once_and_then_one_gives_way(scene: Scene)
         // What is renewed is pushed; the other has had its one repair.
         let renewed = first.renew("web-tls").await?;
         first.holds("web", "web-tls", &renewed).await?;
-        both_compare(first, second, "renewed").await?;
+        both_compare(&first, &second, "renewed").await?;
         second.row("web", "web-tls", "OwnedByAnother").await?;
         first.holds("web", "web-tls", &renewed).await?;
         ensure!(first.versions("web-tls").len() == 5, "{} versions", first.versions("web-tls").len());
@@ -155,25 +155,25 @@ async fn two_clusters_of_one_id_repair_once_and_then_one_gives_way(scene: Scene)
 
 async fn two_clusters_of_one_id_and_equal_secrets_write_nothing_twice(scene: Scene) -> anyhow::Result<()> {
     let both = Both::with_ids(scene, "same", "same").await?;
-    both.play(async |first, second| {
+    both.play(|first, second| async move {
         let issued = first.renew("web-tls").await?;
         first.sync_of("web", &["web-tls"]).await?;
         first.holds("web", "web-tls", &issued).await?;
         second.put_issued("web-tls", &issued).await?;
         second.sync_of("web", &["web-tls"]).await?;
         second.holds("web", "web-tls", &issued).await?;
-        both_compare(first, second, "first").await?;
+        both_compare(&first, &second, "first").await?;
         ensure!(writes(&first.calls()).len() == 1, "{:?}", first.calls());
 
         // As one issuer's renewal reaches them, one after the other.
         let renewed = first.issue(&Leaf::server("renewed"))?;
-        for scene in [first, second] {
+        for scene in [&first, &second] {
             scene.stage().guard(&renewed.key);
             scene.put_issued("web-tls", &renewed).await?;
             scene.holds("web", "web-tls", &renewed).await?;
         }
-        both_compare(first, second, "renewed").await?;
-        for scene in [first, second] {
+        both_compare(&first, &second, "renewed").await?;
+        for scene in [&first, &second] {
             scene.holds("web", "web-tls", &renewed).await?;
         }
         ensure!(writes(&first.calls()).len() == 2 && imports(&first.calls()) == 2, "{:?}", first.calls());
@@ -204,11 +204,11 @@ impl Both {
 
     /// Plays a test, ends the operators, and looks for keys where the second cluster could show them. A failure says what
     /// was to be seen in that cluster too.
-    async fn play<Playing>(self, test: impl FnOnce(&Scene, &Scene) -> Playing) -> anyhow::Result<()>
+    async fn play<Playing>(self, test: impl FnOnce(Scene, Scene) -> Playing) -> anyhow::Result<()>
     where
         Playing: Future<Output = anyhow::Result<()>>,
     {
-        if let Err(error) = test(&self.first, &self.second).await {
+        if let Err(error) = test(self.first.clone(), self.second.clone()).await {
             return Err(error.context(format!("in the second cluster\n{}", self.second.dump().await)));
         }
         for operator in &self.operators {
@@ -236,6 +236,8 @@ fn moving(secrets: &[&str], from: &str) -> Value {
 }
 
 fn owners(versions: &[StoredVersion]) -> Vec<&str> {
-    let owner = |version: &'_ StoredVersion| version.tags.get("keyvault-sync-owner");
-    versions.iter().map(|version| owner(version).map_or("", |owner| owner.as_str())).collect()
+    versions
+        .iter()
+        .map(|version| version.tags.get("keyvault-sync-owner").map_or("", String::as_str))
+        .collect()
 }
