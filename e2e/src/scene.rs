@@ -541,6 +541,29 @@ impl Scene {
         .await
     }
 
+    /// Waits for an Event about a KeyVaultSync with this reason and a text with all of these in it, and with the claim on this
+    /// certificate as related object.
+    ///
+    /// # Errors
+    /// There is none: the message has those of that reason.
+    pub async fn told_about(
+        &self,
+        sync: &str,
+        certificate: &str,
+        reason: &str,
+        words: &[&str],
+    ) -> anyhow::Result<Event> {
+        wait::until(&format!("an Event {reason} about {certificate} of {sync} with {words:?}"), || async {
+            let events = self.events(sync, reason, certificate).await?;
+            let fits = |event: &&Event| words.iter().all(|word| note(event).contains(word));
+            Ok(match events.iter().find(fits) {
+                Some(event) => Seen::Done(event.clone()),
+                None => Seen::NotYet(format!("{:?}", events.iter().map(note).collect::<Vec<_>>())),
+            })
+        })
+        .await
+    }
+
     /// Waits for an Event about an object without a namespace, with this reason and a text with all of these in it.
     ///
     /// # Errors

@@ -55,7 +55,7 @@ async fn a_certificate_of_nobody_is_left_alone_and_its_writer_named(scene: Scene
         let row = scene.row("web", name, "NotManaged").await?;
         ensure!(row.state == CertificateState::Failed, "{row:?}");
         says(&row, &[words, "conflictPolicy: Adopt", "left alone"])?;
-        let event = scene.told("web", "NotManaged", &[words]).await?;
+        let event = scene.told_about("web", name, "NotManaged", &[words]).await?;
         ensure!(event.type_.as_deref() == Some("Warning"), "{event:?}");
     }
     for name in names {
@@ -287,7 +287,7 @@ async fn what_another_namespace_or_kind_left_is_adopted_only_when_its_owner_is_g
         let row = scene.row("web", name, "OwnedByAnother").await?;
         ensure!(row.state == CertificateState::Failed, "{row:?}");
         says(&row, &[&owner])?;
-        scene.told("web", "OwnedByAnother", &[&owner]).await?;
+        scene.told_about("web", name, "OwnedByAnother", &[&owner]).await?;
     }
     scene.compare("web", "while-they-live", &["shared", "clustered"]).await?;
     ensure!(writes(&scene.calls()).len() == before, "{:?}", scene.calls());
