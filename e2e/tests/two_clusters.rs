@@ -209,7 +209,7 @@ impl Both {
         Playing: Future<Output = anyhow::Result<()>>,
     {
         if let Err(error) = test(self.first.clone(), self.second.clone()).await {
-            return Err(error.context(format!("in the second cluster\n{}", self.second.dump().await)));
+            anyhow::bail!("{error:#}\nIn the second cluster:\n{}", self.second.dump().await);
         }
         for operator in &self.operators {
             operator.terminate().await?;
