@@ -4,14 +4,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use futures::future::try_join_all;
 use keyvault_emulator::{Call, Effect, Fault, Operation};
 use keyvault_sync_e2e::certificates::Issued;
 use keyvault_sync_e2e::operator::Operator;
-use keyvault_sync_e2e::scene::{host, imports};
+use keyvault_sync_e2e::scene::imports;
 use keyvault_sync_e2e::wait::{self, Seen};
 use keyvault_sync_e2e::{Scene, scene};
-use serde_json::json;
 
 keyvault_sync_e2e::promises!(OneByOne:
     killed_between_announcement_and_import_it_makes_exactly_one_version,
@@ -21,15 +19,10 @@ keyvault_sync_e2e::promises!(OneByOne:
     what_was_deleted_and_applied_again_while_it_was_down_makes_no_version,
     what_was_deleted_while_it_was_down_is_given_up_and_stays_in_the_vault,
     the_same_certificate_written_anew_while_it_was_down_makes_no_version_and_no_call,
-    three_hundred_idle_certificates_cost_no_vault_call_over_a_restart,
 );
 
 /// The operator's time limit of a vault write; what was announced is left alone for so long.
 const WRITE_TIME_LIMIT: Duration = Duration::from_secs(10);
-/// Certificates that are in step over a restart.
-const IDLE: usize = 300;
-/// Certificates of one resource; their rows all fit its status.
-const OF_ONE_RESOURCE: usize = 100;
 
 async fn killed_between_announcement_and_import_it_makes_exactly_one_version(
     scene: Scene,
@@ -180,61 +173,5 @@ async fn the_same_certificate_written_anew_while_it_was_down_makes_no_version_an
     })
     .await?;
     ensure!(scene.versions("web-tls").len() == 1 && scene.calls().len() == before, "{:?}", scene.calls());
-    operator.terminate().await.map(drop)
-}
-
-async fn three_hundred_idle_certificates_cost_no_vault_call_over_a_restart(
-    scene: Scene,
-) -> anyhow::Result<()> {
-    let operator = scene.stage().operator().await?;
-    let names: Vec<String> = (0..IDLE).map(|number| format!("idle-{number:03}")).collect();
-    try_join_all(names.iter().map(|name| scene.renew(name))).await?;
-    let resources: Vec<(String, &[String])> = names
-        .chunks(OF_ONE_RESOURCE)
-        .enumerate()
-        .map(|(number, names)| (format!("web-{number}"), names))
-        .collect();
-    for (resource, names) in &resources {
-        let secrets: Vec<&str> = names.iter().map(String::as_str).collect();
-        scene.sync_of(resource, &secrets).await?;
-    }
-    // In a vault of its own, so that this vault's calls are those of the idle ones alone.
-    let other = format!("{}-x", scene.name());
-    scene.make_vault(&other);
-    let url = format!("https://{}", host(&other));
-    scene.key_vault(&other, json!({"url": url, "grants": [scene.grant(&["*"])]})).await?;
-    scene.renew("canary").await?;
-    scene
-        .sync("canary", json!({"vaultRef": {"name": other}, "certificates": [{"secretName": "canary"}]}))
-        .await?;
-    for (resource, names) in &resources {
-        let count = format!("{0}/{0}", names.len());
-        scene.synced(resource, &count).await?;
-    }
-    scene.synced("canary", "1/1").await?;
-    ensure!(imports(&scene.calls()) == IDLE, "{} imports", imports(&scene.calls()));
-
-    operator.terminate().await?;
-    let before = scene.calls().len();
-    let operator = scene.stage().operator().await?;
-    // Every claim has had its round.
-    wait::until("a round over every claim", || async {
-        let metrics = operator.metrics().await?;
-        let rounds = metrics
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix(
-                    "keyvault_sync_reconciles_total{controller=\"certificate\",reason=\"Synced\"} ",
-                )
-            })
-            .and_then(|count| count.trim().parse::<usize>().ok())
-            .unwrap_or_default();
-        Ok(if rounds > IDLE { Seen::Done(()) } else { Seen::NotYet(format!("{rounds} rounds")) })
-    })
-    .await?;
-    let renewed = scene.renew("canary").await?;
-    scene.holds("canary", "canary", &renewed).await?;
-    let calls = scene.calls().split_off(before);
-    ensure!(calls.is_empty(), "{} calls, the first: {:?}", calls.len(), calls.first());
     operator.terminate().await.map(drop)
 }

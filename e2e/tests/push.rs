@@ -384,7 +384,7 @@ async fn what_was_deleted_or_overwritten_in_the_vault_is_repaired_when_asked_to_
 
     scene.emulator().purge(&scene.host(), "web-tls");
     scene.sync_now("web", "first").await?;
-    scene.told("web", "Imported", &["deleted in the vault"]).await?;
+    scene.told("web", "Imported", &["deleted and purged in the vault"]).await?;
     scene.holds("web", "web-tls", &issued).await?;
     ensure!(scene.versions("web-tls").len() == 1);
     Ok(())

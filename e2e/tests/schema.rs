@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Namespace;
 use keyvault_sync_api::{
-    KeyVault, KeyVaultCertificate, KeyVaultCertificateStatus, KeyVaultSync, KeyVaultSyncStatus, crds,
+    ClusterKeyVaultSync, KeyVault, KeyVaultCertificate, KeyVaultCertificateStatus, KeyVaultSync,
+    KeyVaultSyncStatus, crds,
 };
 use keyvault_sync_e2e::LocalCluster;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
@@ -38,21 +39,25 @@ async fn cluster() -> &'static LocalCluster {
 #[derive(Clone, Copy)]
 enum Kind {
     Sync,
+    ClusterSync,
     Vault,
     Claim,
 }
 
 impl Kind {
+    const ALL: [Kind; 4] = [Kind::Sync, Kind::ClusterSync, Kind::Vault, Kind::Claim];
+
     fn api(self, client: Client) -> Api<DynamicObject> {
         let kind = match self {
             Kind::Sync => "KeyVaultSync",
+            Kind::ClusterSync => "ClusterKeyVaultSync",
             Kind::Vault => "KeyVault",
             Kind::Claim => "KeyVaultCertificate",
         };
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("keyvaultsync.io", "v1alpha1", kind));
         match self {
             Kind::Sync => Api::namespaced_with(client, NAMESPACE, &resource),
-            Kind::Vault | Kind::Claim => Api::all_with(client, &resource),
+            Kind::ClusterSync | Kind::Vault | Kind::Claim => Api::all_with(client, &resource),
         }
     }
 
@@ -62,6 +67,10 @@ impl Kind {
             Kind::Sync => json!({
                 "apiVersion": "keyvaultsync.io/v1alpha1", "kind": "KeyVaultSync", "metadata": {"name": "web"},
                 "spec": {"vaultRef": {"name": "contoso"}, "certificates": [{"secretName": "web-tls"}]},
+            }),
+            Kind::ClusterSync => json!({
+                "apiVersion": "keyvaultsync.io/v1alpha1", "kind": "ClusterKeyVaultSync", "metadata": {"name": "all"},
+                "spec": {"vaultRef": {"name": "contoso"}, "selector": {}},
             }),
             Kind::Vault => json!({
                 "apiVersion": "keyvaultsync.io/v1alpha1", "kind": "KeyVault", "metadata": {"name": "contoso"},
@@ -234,6 +243,56 @@ fn syncs() -> Vec<Row> {
     ]
 }
 
+fn cluster_syncs() -> Vec<Row> {
+    let namespaces = |selector: Value| spec(json!({"namespaceSelector": selector}));
+    let selector = |selector: Value| spec(json!({"selector": selector}));
+    const GLOB: &str = "must be names of namespaces, in which * stands for any characters";
+    const TEMPLATE: &str = "knows the placeholders {namespace} {secret} {sync}";
+    let many = |count: usize| (0..count).map(|n| format!("team-{n}")).collect::<Value>();
+    let labels = |count: usize| (0..count).map(|n| (format!("l{n}"), Value::from("x"))).collect::<Value>();
+    vec![
+        yes(json!({})),
+        yes(json!({"metadata": {"name": "n".repeat(63)}})),
+        no(
+            json!({"metadata": {"name": "n".repeat(64)}}),
+            "the name of a ClusterKeyVaultSync must have at most 63 characters",
+        ),
+        no(spec(json!({"vaultRef": null})), "spec.vaultRef: Required value"),
+        no(spec(json!({"selector": null})), "spec.selector: Required value"),
+        // the same settings as a KeyVaultSync has
+        yes(spec(
+            json!({"conflictPolicy": "Adopt", "deletionPolicy": "Delete", "deletionGracePeriod": "0s"}),
+        )),
+        no(
+            spec(json!({"tags": {"managed-by": "me"}})),
+            "are set by keyvault-sync itself: choose another name",
+        ),
+        no(spec(json!({"tags": tags("a", 12)})), "must have at most 11 items"),
+        no(spec(json!({"deletionGracePeriod": "721h"})), "must be between 0s and 720h"),
+        yes(spec(json!({"certificateNameTemplate": "{annotation:cert-manager.io/certificate-name}"}))),
+        no(spec(json!({"certificateNameTemplate": "{name}"})), TEMPLATE),
+        // which namespaces
+        yes(namespaces(json!({}))),
+        yes(namespaces(
+            json!({"names": ["team-*", "web"], "excludeNames": ["kube-?*"], "matchLabels": {"team": "web"}}),
+        )),
+        no(namespaces(json!({"names": ["Team-*"]})), GLOB),
+        no(namespaces(json!({"excludeNames": ["kube.system"]})), GLOB),
+        no(namespaces(json!({"names": [""]})), "should be at least 1 chars long"),
+        yes(namespaces(json!({"names": many(64)}))),
+        no(namespaces(json!({"names": many(65)})), "must have at most 64 items"),
+        yes(namespaces(json!({"matchLabels": labels(16)}))),
+        no(namespaces(json!({"matchLabels": labels(17)})), "must have at most 16 items"),
+        no(namespaces(json!({"matchLabels": {"a": "v".repeat(64)}})), "may not be more than 63"),
+        // which Secrets
+        yes(selector(
+            json!({"names": ["*-tls"], "annotations": [{"name": "a.b/c", "excludeValues": ["x-*"]}]}),
+        )),
+        no(selector(json!({"names": ["Web*"]})), "must be names of Secrets, in which"),
+        no(selector(json!({"annotations": [{"name": "a b"}]})), "must be the key of a label or annotation"),
+    ]
+}
+
 fn vaults() -> Vec<Row> {
     const URL: &str = "must be https:// and the vault's host in lower case and nothing else";
     const GUID: &str = "must be a GUID";
@@ -324,6 +383,7 @@ fn vaults() -> Vec<Row> {
 
 fn claims() -> Vec<Row> {
     const NAME: &str = "metadata.name must be <certificateName in lower case>.<vaultHost>";
+    const OWNER: &str = "a KeyVaultSync has a namespace, a ClusterKeyVaultSync has none";
     let source = |n: usize| json!({"namespace": "web", "secretName": format!("s{n}")});
     let sources = |count: usize| spec(json!({"sources": (0..count).map(source).collect::<Value>()}));
     vec![
@@ -335,6 +395,9 @@ fn claims() -> Vec<Row> {
         no(spec(json!({"clusterId": "C1"})), "must be a cluster id"),
         no(spec(json!({"owner": {"kind": "Secret"}})), "supported values"),
         no(spec(json!({"owner": null})), "spec.owner: Required value"),
+        no(spec(json!({"owner": {"namespace": null}})), OWNER),
+        no(spec(json!({"owner": {"kind": "ClusterKeyVaultSync"}})), OWNER),
+        yes(spec(json!({"owner": {"kind": "ClusterKeyVaultSync", "namespace": null}}))),
         no(spec(json!({"release": {"why": "Bored", "since": "2026-01-01T00:00:00Z"}})), "supported values"),
         yes(spec(json!({"release": {"why": "OwnerGone", "since": "2026-01-01T00:00:00Z"}}))),
         yes(sources(100)),
@@ -353,6 +416,7 @@ fn updates() -> Vec<(Kind, Row)> {
         ),
         (Kind::Vault, yes(spec(json!({"resyncInterval": "2h"})))),
         (Kind::Sync, yes(spec(json!({"vaultRef": {"name": "fabrikam"}})))),
+        (Kind::ClusterSync, yes(spec(json!({"vaultRef": {"name": "fabrikam"}})))),
         (Kind::Claim, yes(spec(json!({"certificateName": "WEB-PROD"})))),
         (Kind::Claim, no(spec(json!({"certificateName": "web-test"})), "cannot be changed but for its case")),
         (
@@ -394,14 +458,20 @@ async fn what_the_schema_can_know_is_refused_with_a_sentence_and_nothing_else_is
     let client = cluster().await.admin();
     let (mut wrong, mut said) = (Vec::new(), String::new());
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    for (kind, rows) in [(Kind::Sync, syncs()), (Kind::Vault, vaults()), (Kind::Claim, claims())] {
-        for (change, refused) in rows {
+    let rows = |kind| match kind {
+        Kind::Sync => syncs(),
+        Kind::ClusterSync => cluster_syncs(),
+        Kind::Vault => vaults(),
+        Kind::Claim => claims(),
+    };
+    for kind in Kind::ALL {
+        for (change, refused) in rows(kind) {
             let outcome = kind.api(client.clone()).create(&dry_run, &kind.with(&change)).await;
             judge(&change.to_string(), outcome, refused)
                 .map_or_else(|error| wrong.push(error), |words| said += &words);
         }
     }
-    for kind in [Kind::Sync, Kind::Vault, Kind::Claim] {
+    for kind in Kind::ALL {
         kind.api(client.clone()).create(&PostParams::default(), &kind.with(&json!({}))).await.unwrap();
     }
     let dry_run = PatchParams { dry_run: true, ..PatchParams::default() };
@@ -433,6 +503,14 @@ async fn defaults_are_filled_in_by_the_api_server_as_the_types_have_them() {
                 "certificates": [{"secretName": "web-tls", "keys": {"certificate": "tls.crt", "privateKey": "tls.key"}}],
             }),
         ),
+        (
+            Kind::ClusterSync,
+            "defaults",
+            json!({
+                "certificateNameTemplate": "{namespace}--{secret}", "exportable": true, "conflictPolicy": "Refuse",
+                "deletionPolicy": "Retain", "deletionGracePeriod": "1h", "suspend": false,
+            }),
+        ),
         (Kind::Vault, "defaults", json!({"resyncInterval": "1h"})),
         (
             Kind::Claim,
@@ -454,7 +532,7 @@ async fn defaults_are_filled_in_by_the_api_server_as_the_types_have_them() {
                 let host = json!({"metadata": {"name": "web-prod.defaults.net"}, "spec": {"vaultHost": "defaults.net"}});
                 kind.with(&host)
             }
-            Kind::Sync | Kind::Vault => object,
+            Kind::Sync | Kind::ClusterSync | Kind::Vault => object,
         };
         let answer = kind.api(client.clone()).create(&dry_run, &dry).await.unwrap();
         let mut expected = serde_json::to_value(&dry.data["spec"]).unwrap();
@@ -464,6 +542,9 @@ async fn defaults_are_filled_in_by_the_api_server_as_the_types_have_them() {
         let typed = match kind {
             Kind::Sync => {
                 serde_json::to_value(serde_json::from_value::<KeyVaultSync>(json!(dry)).unwrap().spec)
+            }
+            Kind::ClusterSync => {
+                serde_json::to_value(serde_json::from_value::<ClusterKeyVaultSync>(json!(dry)).unwrap().spec)
             }
             Kind::Vault => serde_json::to_value(serde_json::from_value::<KeyVault>(json!(dry)).unwrap().spec),
             Kind::Claim => {
@@ -527,13 +608,14 @@ fn claim_status() -> Value {
     let digest = format!("sha256:{}", "ab".repeat(32));
     json!({
         "observedGeneration": 1,
+        "claimUid": "u",
         "conditions": [condition("Synced", "up to date")],
         "inFlight": {"act": "Import", "fingerprint": digest, "since": "2026-01-01T00:00:00Z"},
         "sources": [{
             "namespace": "web", "name": "web-tls", "uid": "u", "resourceVersion": "7", "equal": true,
             "missingSince": "2026-01-01T00:00:00Z", "differsSince": "2026-01-01T00:00:00Z",
         }],
-        "fingerprint": digest, "desired": digest, "version": "4f1c".repeat(8), "foreignWrite": digest,
+        "fingerprint": digest, "adoptedWith": digest, "desired": digest, "version": "4f1c".repeat(8), "foreignWrite": digest,
         "secretId": "https://contoso.vault.azure.net/secrets/web-prod", "thumbprint": "3A5F".repeat(10),
         "notAfter": "2096-12-01T00:00:00Z", "pushedAt": "2026-01-01T00:00:00Z", "firstFailedAt": "2026-01-01T00:00:00Z",
     })
@@ -553,6 +635,15 @@ async fn a_whole_status_is_kept_field_by_field_and_read_by_the_types() {
     assert_eq!(stored, sync_status());
     let typed: KeyVaultSyncStatus = serde_json::from_value(stored).unwrap();
     assert_eq!(serde_json::to_value(typed).unwrap(), sync_status());
+
+    // The same status, but for the namespace of each Secret.
+    let object = Kind::ClusterSync.with(&json!({"metadata": {"name": "status"}}));
+    let mut status = sync_status();
+    status["certificates"][0]["namespace"] = json!("web");
+    let stored = write_status(Kind::ClusterSync, &object, &status).await.data["status"].clone();
+    assert_eq!(stored, status);
+    let typed: KeyVaultSyncStatus = serde_json::from_value(stored).unwrap();
+    assert_eq!(serde_json::to_value(typed).unwrap(), status);
 
     let host = json!({"metadata": {"name": "web-prod.status.net"}, "spec": {"vaultHost": "status.net"}});
     let stored =
@@ -577,6 +668,8 @@ fn cells(line: &str) -> Vec<&str> {
 async fn kubectl_get_shows_the_documented_columns() {
     write_status(Kind::Sync, &Kind::Sync.with(&json!({"metadata": {"name": "columns"}})), &sync_status())
         .await;
+    let all = Kind::ClusterSync.with(&json!({"metadata": {"name": "columns"}}));
+    write_status(Kind::ClusterSync, &all, &sync_status()).await;
     write_status(
         Kind::Vault,
         &Kind::Vault.with(&json!({"metadata": {"name": "columns"}})),
@@ -598,6 +691,11 @@ async fn kubectl_get_shows_the_documented_columns() {
             &["columns", "True", "Synced", "contoso", "1/1", "2096-12-01T00:00:00Z"],
         ),
         (
+            &["get", "ckvsync", "columns"],
+            &["NAME", "READY", "REASON", "VAULT", "SYNCED", "NEXT EXPIRY", "AGE"],
+            &["columns", "True", "Synced", "contoso", "1/1", "2096-12-01T00:00:00Z"],
+        ),
+        (
             &["get", "kvault", "columns"],
             &["NAME", "READY", "REASON", "URL", "AGE"],
             &["columns", "True", "Synced", "https://contoso.vault.azure.net"],
@@ -615,7 +713,11 @@ async fn kubectl_get_shows_the_documented_columns() {
         assert!(!table.contains("<invalid>"), "{table}");
     }
     let all = kubectl(&["get", "keyvault-sync", "-A", "-o", "name"]).await;
-    for object in ["keyvaultsync.keyvaultsync.io/columns", "keyvault.keyvaultsync.io/columns"] {
+    for object in [
+        "keyvaultsync.keyvaultsync.io/columns",
+        "clusterkeyvaultsync.keyvaultsync.io/columns",
+        "keyvault.keyvaultsync.io/columns",
+    ] {
         assert!(all.lines().any(|line| line == object), "{all}");
     }
 }
@@ -625,6 +727,7 @@ async fn kubectl_explain_tells_what_a_field_means() {
     for (field, words) in [
         ("keyvaultsync.spec.certificates.certificateName", "1 to 127 letters, digits and hyphens"),
         ("kvsync.spec.deletionGracePeriod", "Between 0s and 720h"),
+        ("ckvsync.spec.namespaceSelector", "The namespaces whose Secrets are pushed"),
         ("kvault.spec.grants.push", "certificate names they may push"),
         ("kvcert.status.inFlight", "announced and has no receipt yet"),
         ("kvsync.status.conditions.reason", "in one CamelCase word"),
@@ -642,6 +745,7 @@ async fn the_samples_are_accepted() {
         include_str!("../../deploy/samples/keyvault.yaml"),
         include_str!("../../deploy/samples/keyvaultsync-minimal.yaml"),
         include_str!("../../deploy/samples/keyvaultsync-full.yaml"),
+        include_str!("../../deploy/samples/clusterkeyvaultsync.yaml"),
     ] {
         // Strictly: a field that the schema does not have is an error, not a silence.
         let arguments = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"];

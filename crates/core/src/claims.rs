@@ -108,6 +108,8 @@ pub struct HeldSource {
     pub missing_since: Option<i64>,
     /// Whether the wish's selector could choose it if it came back.
     pub may_be_selected: bool,
+    /// Whether its content is known to equal what is pushed; of copies alone.
+    pub is_equal: bool,
 }
 
 /// A claim there is.
@@ -262,6 +264,17 @@ fn in_order<'a, S>(rows: &[&'a Row<S>], present: &[Source]) -> Vec<&'a Row<S>> {
     order
 }
 
+/// The Secrets of a claim in the order in which they have a right to be pushed: as they stand; where the first is missing, those
+/// known to equal it before the others.
+fn places<S>(claim: Option<&Held<S>>) -> Vec<Source> {
+    let Some(claim) = claim else { return Vec::new() };
+    let mut places: Vec<&HeldSource> = claim.sources.iter().collect();
+    if places.first().is_some_and(|first| first.presence != Presence::There) {
+        places.sort_by_key(|held| !held.is_equal);
+    }
+    places.into_iter().map(|held| held.source.clone()).collect()
+}
+
 /// What stands on a row whose name is not known; overwritten where it is.
 fn unnamed<S>(row: &Row<S>) -> Result<ClaimName, Problem> {
     Err(row.wanted.as_ref().err().cloned().unwrap_or_else(|| nameless(&row.source.secret)))
@@ -294,15 +307,22 @@ impl<'a, S: Clone + PartialEq> Planning<'a, S> {
         let rows: Vec<&Row<S>> = indices.iter().filter_map(|index| self.rows.get(*index)).collect();
         let claim = self.held.get(name);
         let mine = claim.filter(|claim| claim.owner.is_same_resource(self.me));
-        let present: Vec<Source> =
-            mine.iter().flat_map(|claim| &claim.sources).map(|held| held.source.clone()).collect();
-        let wanted = wanted(self.me, &rows, &present, self.terms.sources_max);
+        let kept = mine.and_then(|claim| self.kept_place(claim, &rows));
+        let wanted = wanted(self.me, &rows, &places(mine), self.terms.sources_max);
+        let wanted = match (wanted, &kept) {
+            (Some(wanted), Some(first)) => Some(self.behind(first, wanted)),
+            (wanted, _) => wanted,
+        };
+        if let Some(first) = &kept {
+            self.lingering.push((first.secret.clone(), name.clone()));
+        }
+        let holder = kept.as_ref().or(rows.first().map(|first| &first.source));
         for (index, row) in indices.iter().zip(&rows) {
             let outcome = match (&row.wanted, claim, &wanted) {
                 (Err(problem), ..) => Err(problem.clone()),
                 (Ok(_), Some(claim), _) if mine.is_none() => Err(Self::held_by(row, claim)),
                 (Ok(_), _, Some(wanted)) if is_among(row, wanted) => Ok(name.clone()),
-                (Ok(_), ..) => Err(self.second(row, rows.first())),
+                (Ok(_), ..) => Err(self.second(row, holder)),
             };
             if let Some(place) = self.outcomes.get_mut(*index) {
                 *place = outcome;
@@ -313,6 +333,37 @@ impl<'a, S: Clone + PartialEq> Planning<'a, S> {
         } else if let Some(wanted) = wanted {
             self.claim(name, mine, wanted);
         }
+    }
+
+    /// The Secret that is pushed vanished, and others want its name: it keeps its place for the grace period, unless a copy
+    /// is known to be equal. Deleting a Secret is how a certificate is issued anew, and must not push another's instead.
+    fn kept_place(&mut self, claim: &Held<S>, rows: &[&Row<S>]) -> Option<Source> {
+        let first = claim.sources.first()?;
+        let is_wanted = |held: &HeldSource| {
+            rows.iter().any(|row| row.source.secret == held.source.secret && row.wanted.is_ok())
+        };
+        let is_waited_for = first.presence == Presence::Missing
+            && first.may_be_selected
+            && claim.has_record
+            && claim.release.is_none()
+            && !rows.iter().any(|row| row.source.secret == first.source.secret)
+            && !claim.sources.iter().any(|held| held.is_equal && is_wanted(held));
+        if !is_waited_for {
+            return None;
+        }
+        let until = first.missing_since.map(|since| since.saturating_add(self.terms.grace_secs));
+        if until.is_some_and(|until| until <= self.terms.now) {
+            return None;
+        }
+        self.again(until);
+        Some(first.source.clone())
+    }
+
+    /// The same with this Secret before the others; where nothing is shared, with it alone.
+    fn behind(&self, first: &Source, wanted: Wanted<S>) -> Wanted<S> {
+        let others = wanted.sources.into_iter().filter(|_| self.me.shares());
+        let sources = std::iter::once(first.clone()).chain(others).take(self.terms.sources_max).collect();
+        Wanted { spec: wanted.spec, sources }
     }
 
     /// A name that is ours to have.
@@ -348,9 +399,9 @@ impl<'a, S: Clone + PartialEq> Planning<'a, S> {
     }
 
     /// The name is taken by other Secrets of this very resource.
-    fn second(&self, row: &Row<S>, first: Option<&&Row<S>>) -> Problem {
+    fn second(&self, row: &Row<S>, first: Option<&Source>) -> Problem {
         let certificate = row.name.as_ref().map_or("", |(certificate, _)| certificate.as_str());
-        let first = first.map_or("", |first| first.source.secret.name.as_str());
+        let first = first.map_or("", |first| first.secret.name.as_str());
         let secret = &row.source.secret;
         let message = if self.me.shares() {
             format!(

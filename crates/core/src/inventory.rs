@@ -84,7 +84,11 @@ impl Expected {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fingerprint::Fingerprint;
     use crate::names::Cloud;
+    use crate::ownership::{ClusterId, Owner, OwnerKind};
+    use crate::push::{Act, InFlight, Record};
+    use crate::title::Adoption;
 
     #[test]
     fn comparisons_come_once_an_interval_whenever_the_operator_was_started() {
@@ -95,6 +99,101 @@ mod tests {
             assert_eq!(comparison_tick(&host, 3_600, next), comparison_tick(&host, 3_600, now) + 1);
             assert_eq!(comparison_tick(&host, 3_600, next - 1), comparison_tick(&host, 3_600, now));
         }
+    }
+
+    fn desired() -> Desired {
+        Desired {
+            owner: Owner {
+                cluster: ClusterId::parse("c1").unwrap(),
+                kind: OwnerKind::KeyVaultSync,
+                namespace: "web".into(),
+                name: "web".into(),
+            },
+            source: "web/web-tls".into(),
+            keys: ["tls.crt".into(), "tls.key".into()],
+            tags: Tags::from([("team".into(), "web".into())]),
+            exportable: true,
+            adoption: Adoption::default(),
+            suspend: false,
+        }
+    }
+
+    /// A claim in step.
+    fn memory() -> Memory {
+        let fingerprint = Fingerprint::LeafAndChain([1; 32]);
+        let record = Record { version: "v1".into(), thumbprint: [1; 20], fingerprint, not_after: 0 };
+        let desired = Some(desired().hash());
+        Memory { record: Some(record), desired, reason: Some(Reason::Synced), ..Memory::default() }
+    }
+
+    #[test]
+    fn only_of_a_claim_in_step_is_it_known_what_the_list_has_to_show() {
+        let in_flight = Some(InFlight { act: Act::Retag, fingerprint: None, since: 0 });
+        let suspended = Desired { suspend: true, ..desired() };
+        let changed = Desired { exportable: false, ..desired() };
+        let because = |reason| Memory { reason, ..memory() };
+        for (what, desired, memory, is_known) in [
+            ("in step", desired(), memory(), true),
+            ("in step, chain incomplete", desired(), because(Some(Reason::IncompleteChain)), true),
+            ("no outcome yet", desired(), because(None), false),
+            ("refused", desired(), because(Some(Reason::OwnedByAnother)), false),
+            ("disabled", desired(), because(Some(Reason::DisabledInVault)), false),
+            ("never pushed", desired(), Memory { record: None, ..memory() }, false),
+            ("under way", desired(), Memory { in_flight, ..memory() }, false),
+            ("wish changed", changed, memory(), false),
+            ("suspended", suspended, memory(), false),
+        ] {
+            assert_eq!(Expected::of(&desired, &memory).is_some(), is_known, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_differs_in_anything_it_shows_is_a_difference() {
+        let expected = Expected::of(&desired(), &memory()).unwrap();
+        let fingerprint = Fingerprint::LeafAndChain([1; 32]);
+        let row = ListedFacts {
+            name: "WEB".into(),
+            thumbprint: Some([1; 20]),
+            enabled: true,
+            tags: wanted_tags(&desired(), &fingerprint),
+        };
+        let with = |change: fn(&mut Tags)| {
+            let mut row = row.clone();
+            change(&mut row.tags);
+            Some(row)
+        };
+        let stray = with(|tags| drop(tags.insert("stray".into(), String::new())));
+        let missing = with(|tags| drop(tags.remove("team")));
+        let edited = with(|tags| drop(tags.insert("team".into(), "api".into())));
+        for (what, row, differs) in [
+            ("untouched", Some(row.clone()), false),
+            ("not listed", None, true),
+            ("another leaf", Some(ListedFacts { thumbprint: Some([2; 20]), ..row.clone() }), true),
+            ("creation pending", Some(ListedFacts { thumbprint: None, ..row.clone() }), true),
+            ("disabled", Some(ListedFacts { enabled: false, ..row.clone() }), true),
+            ("imported by hand", Some(ListedFacts { tags: Tags::new(), ..row.clone() }), true),
+            ("a tag more", stray, true),
+            ("a tag less", missing, true),
+            ("a tag edited", edited, true),
+        ] {
+            assert_eq!(expected.differs(row.as_ref()), differs, "{what}");
+        }
+    }
+
+    #[test]
+    fn an_adopted_version_is_expected_with_the_tag_it_got() {
+        let mut memory = memory();
+        let leaf = Fingerprint::Leaf([1; 32]);
+        memory.record.as_mut().unwrap().fingerprint = leaf.clone();
+        let expected = Expected::of(&desired(), &memory).unwrap();
+        let row = |fingerprint| ListedFacts {
+            name: "web".into(),
+            thumbprint: Some([1; 20]),
+            enabled: true,
+            tags: wanted_tags(&desired(), fingerprint),
+        };
+        assert!(!expected.differs(Some(&row(&leaf))));
+        assert!(expected.differs(Some(&row(&Fingerprint::LeafAndChain([1; 32])))));
     }
 
     #[test]

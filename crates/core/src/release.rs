@@ -3,12 +3,16 @@
 
 use crate::facts::CertificateFacts;
 use crate::ownership::{self, Ownership};
-use crate::push::{Desired, Look, Memory, wait_for_announced};
+use crate::push::{Desired, Look, Memory, is_recovering, recovering, wait_for_announced};
 use crate::reason::{Problem, Reason};
 
 /// Fewer failed attempts than this end no claim, however long ago the first was: the operator may not have been there in
 /// between.
 pub const ATTEMPTS_MIN: u32 = 5;
+
+/// How long after it was given up a certificate is not deleted yet: whoever moves a name from one resource to another, or replaces
+/// a resource, does so within seconds, and must not find the certificate gone in between.
+pub const SETTLE_SECS: i64 = 3;
 
 /// How a deletion has failed so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +32,10 @@ pub struct Releasing {
     pub deletes: bool,
     /// Whether the claim was made by this cluster, not restored from another's backup.
     pub is_of_this_cluster: bool,
+    /// Whether it was restored from a backup: what its status said counts for nothing.
+    pub is_restored: bool,
+    /// Since when it is given up, unix seconds.
+    pub since: i64,
     /// Why the vault must not be used for it; `Ok` if it may.
     pub access: Result<(), Problem>,
     /// What the claim remembers: nothing, if it was restored from a backup.
@@ -81,6 +89,11 @@ pub fn decide(seen: &Releasing) -> Next {
     if !seen.deletes {
         return Next::End(Ending::Retained);
     }
+    if seen.is_restored {
+        return Next::End(left(
+            "the claim was restored from a backup, so it cannot be told whether it is still wanted",
+        ));
+    }
     if seen.memory.record.is_none() && seen.memory.in_flight.is_none() {
         return Next::End(Ending::NothingPushed);
     }
@@ -92,11 +105,16 @@ pub fn decide(seen: &Releasing) -> Next {
             "the resource was suspended when it was given up, and nothing is written for it",
         ));
     }
+    if seen.now < seen.since + SETTLE_SECS {
+        return Next::Wait { until: seen.since + SETTLE_SECS };
+    }
     if let Err(problem) = &seen.access {
         return failed(seen, problem);
     }
     match &seen.newest {
         Look::NotYet => Next::ReadNewest,
+        // It is neither gone nor there to be deleted before that is done.
+        Look::Seen(None) if is_recovering(&seen.memory, seen.now) => Next::Refuse(recovering()),
         Look::Seen(None) => Next::End(Ending::Gone),
         Look::Seen(Some(newest)) => match foreign(seen, newest) {
             None => Next::Delete,

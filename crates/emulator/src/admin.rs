@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -28,10 +29,34 @@ const MAX_BODY: usize = 64 * 1024;
 /// An answer, or status and words of a refusal.
 type Reply = Result<Value, (StatusCode, String)>;
 
+/// What can be done to a certificate.
+const ACTS: &str = "what can be done: enable, disable, tags, copy, state, soft-delete, finish-deletion, recover, \
+                    finish-recovery, begin-operation, finish-operation, purge";
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StateBody {
     state: State,
+}
+
+/// How soft delete goes in a vault; what is not given stays.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct SoftDeleteBody {
+    #[serde(default)]
+    deletion: Option<Lasts>,
+    #[serde(default)]
+    recovery: Option<Lasts>,
+    #[serde(default)]
+    purge_protection: Option<bool>,
+}
+
+/// `{"milliseconds": 5000}` or `"untilTold"`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Lasts {
+    Milliseconds(u64),
+    UntilTold,
 }
 
 impl Emulator {
@@ -129,9 +154,10 @@ fn route(
                 "none" => Permissions::none(),
                 _ => return Err(bad_request("permissions are all, certificates-officer or none")),
             };
-            emulator.allow(host, client, permissions);
-            Ok(json!({ "clientId": client, "permissions": which }))
+            allow(emulator, host, client, permissions)
         }
+        ("POST", ["vaults", host, "permissions", client]) => allow(emulator, host, client, parse(body)?),
+        ("POST", ["vaults", host, "soft-delete"]) => soft_delete(emulator, host, parse(body)?),
         _ => Err((StatusCode::NOT_FOUND, "no such path: see docs/emulator.md, Admin API".to_owned())),
     }
 }
@@ -164,18 +190,52 @@ fn certificate(emulator: &Emulator, host: &str, name: &str) -> Reply {
         .ok_or_else(|| (StatusCode::NOT_FOUND, format!("no certificate {name} in {host}")))
 }
 
+fn allow(emulator: &Emulator, host: &str, client: &str, permissions: Permissions) -> Reply {
+    found(emulator.has_vault(host), "vault")?;
+    emulator.allow(host, client, permissions);
+    Ok(json!({ "clientId": client, "permissions": permissions }))
+}
+
+fn soft_delete(emulator: &Emulator, host: &str, body: SoftDeleteBody) -> Reply {
+    found(emulator.has_vault(host), "vault")?;
+    match body.deletion {
+        Some(Lasts::Milliseconds(time)) => emulator.set_deletion_time(host, Duration::from_millis(time)),
+        Some(Lasts::UntilTold) => emulator.hold_deletions(host),
+        None => {}
+    }
+    match body.recovery {
+        Some(Lasts::Milliseconds(time)) => emulator.set_recovery_time(host, Duration::from_millis(time)),
+        Some(Lasts::UntilTold) => emulator.hold_recoveries(host),
+        None => {}
+    }
+    if let Some(protected) = body.purge_protection {
+        emulator.set_purge_protection(host, protected);
+    }
+    Ok(json!({ "vault": host }))
+}
+
 fn change(emulator: &Emulator, host: &str, name: &str, act: &str, body: &Bytes) -> Reply {
     let done = match act {
         "enable" => emulator.set_enabled(host, name, None, true),
         "disable" => emulator.set_enabled(host, name, None, false),
         "tags" => emulator.set_tags(host, name, None, parse(body)?),
         "state" => emulator.set_state(host, name, parse::<StateBody>(body)?.state),
+        "soft-delete" => emulator.soft_delete(host, name),
+        "recover" => emulator.recover(host, name),
+        "finish-deletion" => emulator.finish_deletion(host, name),
+        "finish-recovery" => emulator.finish_recovery(host, name),
+        "begin-operation" => emulator.begin_operation(host, name),
+        "copy" => emulator.copy_version(host, name, parse(body)?).is_some(),
+        "finish-operation" => {
+            found(emulator.finish_operation(host, name), "pending operation")?;
+            return Ok(json!(emulator.certificate(host, name)));
+        }
         "purge" => {
             return found(emulator.purge(host, name), "certificate").map(|_| json!({ "purged": name }));
         }
-        _ => return Err(bad_request("what can be done: enable, disable, tags, state, purge")),
+        _ => return Err(bad_request(ACTS)),
     };
-    found(done, "certificate")?;
+    found(done, "certificate in a state for it")?;
     certificate(emulator, host, name)
 }
 

@@ -45,6 +45,15 @@ pub(crate) struct Config {
     /// Keys of an OpenID issuer whose assertions are checked: ISSUER=JWKS_FILE; repeat for more
     #[arg(long, value_name = "ISSUER=FILE", value_parser = issuer)]
     pub(crate) trust_issuer: Vec<(String, PathBuf)>,
+    /// How long a deletion lasts in every vault; Azure takes a few seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub(crate) deletion_time: u64,
+    /// How long a recovery lasts in every vault; Azure takes a few seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub(crate) recovery_time: u64,
+    /// Protect every vault against purging
+    #[arg(long)]
+    pub(crate) purge_protection: bool,
     /// Where the CA certificate is written [default: keyvault-emulator/ca.pem in the user's cache folder]
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_out: Option<PathBuf>,

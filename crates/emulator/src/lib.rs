@@ -123,6 +123,11 @@ impl Emulator {
         self.service().vaults().insert(host.to_ascii_lowercase(), Vault::new(tenant_id));
     }
 
+    /// Whether there is a vault at `host`.
+    pub fn has_vault(&self, host: &str) -> bool {
+        self.service().vaults().contains_key(&host.to_ascii_lowercase())
+    }
+
     /// Removes a vault with all it holds; calls to it are then answered 421.
     pub fn remove_vault(&self, host: &str) {
         self.service().vaults().remove(&host.to_ascii_lowercase());
@@ -151,7 +156,7 @@ impl Emulator {
     }
 
     /// Sets how long a deletion in the vault lasts from now on (none unless set): until then the certificate is neither
-    /// there nor among the deleted. Nothing happens if there is no such vault; nor in the next four methods.
+    /// there nor among the deleted. Nothing happens if there is no such vault.
     pub fn set_deletion_time(&self, host: &str, time: Duration) {
         self.change_vault(host, |vault| vault.deletion = Takes::Time(time));
     }

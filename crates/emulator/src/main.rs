@@ -4,6 +4,7 @@
 mod config;
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -51,6 +52,9 @@ fn furnish(emulator: &Emulator, config: &Config, secret: String) -> anyhow::Resu
     for vault in &config.vaults {
         emulator.add_vault(vault, &config.tenant);
         emulator.allow(vault, &config.application, Permissions::all());
+        emulator.set_deletion_time(vault, Duration::from_secs(config.deletion_time));
+        emulator.set_recovery_time(vault, Duration::from_secs(config.recovery_time));
+        emulator.set_purge_protection(vault, config.purge_protection);
     }
     Ok(())
 }

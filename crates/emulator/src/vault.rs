@@ -14,7 +14,8 @@ use crate::life::{Life, Stage, Takes};
 use crate::random;
 
 /// What an identity may do in a vault: the data actions of Azure's Key Vault roles, as far as they are needed here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "each member is the data action of its name")]
 pub struct Permissions {
     pub certificates_get: bool,

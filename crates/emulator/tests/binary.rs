@@ -104,6 +104,7 @@ async fn flags_set_up_federation_and_the_admin_api_looks_and_breaks() {
             &format!("{}={}", common::ISSUER, file(jwks)),
             "--ca-out",
             &file(ca),
+            "--purge-protection",
         ],
     )
     .await;
@@ -133,7 +134,7 @@ async fn flags_set_up_federation_and_the_admin_api_looks_and_breaks() {
         let body = make("web", Key::P256, Key::P256, false).body();
         Answer::of(client.post(url).bearer_auth(token).json(&body).send().await.unwrap()).await
     };
-    import().await.ok();
+    assert_eq!(import().await.ok()["attributes"]["recoveryLevel"], "Recoverable");
 
     let admin = running.told("admin API").to_owned();
     let ask = async |method: Method, path: &str, body: Value| {
@@ -164,8 +165,70 @@ async fn flags_set_up_federation_and_the_admin_api_looks_and_breaks() {
     ask(Method::POST, &format!("{web}/purge"), Value::Null).await.ok();
     ask(Method::POST, &format!("vaults/{host}/permissions/{app}/none"), Value::Null).await.ok();
     assert_eq!(import().await.refusal(), (403, "Forbidden", "ForbiddenByRbac"));
+    let all_but_import = json!({"certificates_get": true});
+    ask(Method::POST, &format!("vaults/{host}/permissions/{app}"), all_but_import).await.ok();
+    assert_eq!(import().await.refusal(), (403, "Forbidden", "ForbiddenByRbac"));
+    ask(Method::POST, &format!("vaults/{host}/permissions/{app}"), json!({"certificates_import": true}))
+        .await
+        .ok();
+    import().await.ok();
+    let nowhere = ask(Method::POST, &format!("vaults/other/permissions/{app}"), json!({})).await;
+    assert_eq!(nowhere.status, StatusCode::NOT_FOUND);
     let rebound = client.get(format!("{admin}/journal")).header("host", "evil.example").send().await.unwrap();
     assert_eq!(rebound.status(), StatusCode::FORBIDDEN);
+    assert_eq!(running.ended_by("-INT").await, Some(0));
+}
+
+#[tokio::test]
+async fn soft_delete_is_steered_by_flags_and_by_the_admin_api() {
+    let cache = tempfile::tempdir().unwrap();
+    let host = "contoso.vault.azure.net";
+    let flags = ["--listen", "127.0.0.1:0", "--deletion-time", "86400", "--purge-protection"];
+    let running = Running::start(cache.path(), &flags).await;
+    let admin = running.told("admin API").to_owned();
+    let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+    let post = async |path: &str, body: Value| {
+        let request = client.post(format!("{admin}/vaults/{host}/{path}")).json(&body);
+        Answer::of(request.send().await.unwrap()).await
+    };
+    // Of state: what each request leaves; null, the certificate is gone; a status, it is refused.
+    let refused = |status: u16| (status, json!(null));
+    let told = |state: &str| (200, json!(state));
+    let rows = [
+        ("certificates/web/begin-operation", json!(null), told("PendingOperation")),
+        ("certificates/web/begin-operation", json!(null), refused(404)),
+        ("certificates/web/soft-delete", json!(null), told("BeingDeleted")),
+        ("certificates/web/recover", json!(null), refused(404)),
+        ("certificates/web/finish-deletion", json!(null), told("SoftDeleted")),
+        (
+            "soft-delete",
+            json!({"recovery": "untilTold", "deletion": {"milliseconds": 0}}),
+            (200, json!(null)),
+        ),
+        ("certificates/web/recover", json!(null), told("BeingRecovered")),
+        ("certificates/web/finish-recovery", json!(null), told("PendingOperation")),
+        ("certificates/web/soft-delete", json!(null), told("SoftDeleted")),
+        (
+            "soft-delete",
+            json!({"recovery": {"milliseconds": 0}, "purgeProtection": false}),
+            (200, json!(null)),
+        ),
+        ("certificates/web/recover", json!(null), told("PendingOperation")),
+        ("certificates/web/copy", json!({}), refused(404)),
+        ("certificates/web/finish-operation", json!(null), (200, json!(null))),
+        ("certificates/web/finish-operation", json!(null), refused(404)),
+        ("certificates/web/dance", json!(null), refused(400)),
+        ("soft-delete", json!({"recovery": "forever"}), refused(400)),
+    ];
+    for (path, body, (status, state)) in rows {
+        let answer = post(path, body.clone()).await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.body["state"]),
+            (status, &state),
+            "{path} {body}: {}",
+            answer.body
+        );
+    }
     assert_eq!(running.ended_by("-INT").await, Some(0));
 }
 

@@ -218,6 +218,104 @@ async fn tags_and_attributes_belong_to_a_version() {
 }
 
 #[tokio::test]
+async fn a_change_of_policy_sets_what_is_given_and_leaves_each_versions_own_alone() {
+    let world = World::start().await;
+    let made = make("web", Key::P256, Key::P256, false);
+    let mut versions = Vec::new();
+    for _ in 0..2 {
+        let bundle = world.import("web", made.body()).await.ok();
+        versions.push(bundle["id"].as_str().unwrap().rsplit('/').next().unwrap().to_owned());
+    }
+    let before = world.emulator.certificate(VAULT, "web").unwrap();
+    let old = format!("certificates/web/{}", versions[0]);
+    let whole = |policy: Value| json!({"policy": policy});
+    let rows = [
+        ("certificates/web/policy", json!({"issuer": {"name": "Self"}}), "/issuer/name", json!("Self")),
+        (
+            "certificates/web",
+            whole(json!({"key_props": {"exportable": false}})),
+            "/key_props/exportable",
+            json!(false),
+        ),
+        (old.as_str(), whole(json!({"key_props": {"reuse_key": true}})), "/key_props/reuse_key", json!(true)),
+        (
+            "certificates/web/policy",
+            json!({"x509_props": {"subject": "CN=x"}}),
+            "/x509_props/subject",
+            json!("CN=x"),
+        ),
+        ("certificates/web/policy", json!({"lifetime_actions": [1, 2]}), "/lifetime_actions", json!([1, 2])),
+        ("certificates/web/policy", json!({"lifetime_actions": [3]}), "/lifetime_actions", json!([3])),
+        (
+            "certificates/web/policy",
+            json!({"issuer": null, "key_props": {"kty": null}}),
+            "/issuer/name",
+            json!("Self"),
+        ),
+        (
+            "certificates/web/policy",
+            json!({"id": "mine", "attributes": {"enabled": false}}),
+            "/attributes/enabled",
+            json!(true),
+        ),
+    ];
+    let mut expected = before.policy.clone();
+    for (path, body, pointer, value) in rows {
+        let answer = world.call(Method::PATCH, path, Some(body.clone())).await.ok();
+        let answered = if path.ends_with("/policy") { &answer } else { &answer["policy"] };
+        assert_eq!(answered["id"], format!("https://{VAULT}/certificates/web/policy"), "{path} {body}");
+        assert_eq!(answered.pointer(pointer), Some(&value), "{path} {body}");
+        assert_eq!(&world.get("certificates/web/policy").await.ok(), answered, "{path} {body}");
+        assert_eq!(&world.get("certificates/web").await.ok()["policy"], answered, "{path} {body}");
+        *expected.pointer_mut(pointer).unwrap() = value;
+        let mut stored = world.emulator.certificate(VAULT, "web").unwrap();
+        stored.policy["attributes"] = expected["attributes"].clone();
+        assert_eq!(stored.policy, expected, "{path} {body}: nothing else has changed");
+        for (version, original) in stored.versions.iter().zip(&before.versions) {
+            assert_eq!(version.policy, original.policy, "{path} {body}: a version's own policy stays");
+            assert!(version.exportable);
+        }
+    }
+    // An import puts its own into force.
+    world.import("web", made.body()).await.ok();
+    assert_eq!(world.get("certificates/web/policy").await.ok()["issuer"]["name"], "Unknown");
+    let missing = world.call(Method::PATCH, "certificates/none/policy", Some(json!({}))).await;
+    assert_eq!(missing.refusal(), (404, "CertificateNotFound", ""));
+}
+
+#[tokio::test]
+async fn a_policy_that_is_none_is_refused_wherever_it_comes() {
+    let world = World::start().await;
+    let made = make("web", Key::P256, Key::P256, false);
+    world.import("web", made.body()).await.ok();
+    let before = world.emulator.certificate(VAULT, "web");
+    for wrong in [
+        json!("a policy"),
+        json!([]),
+        json!({"issuer": "Self"}),
+        json!({"key_props": []}),
+        json!({"secret_props": 1}),
+        json!({"x509_props": "CN=web"}),
+        json!({"attributes": true}),
+        json!({"lifetime_actions": {}}),
+    ] {
+        let mut body = made.body();
+        body["policy"] = wrong.clone();
+        let answers = [
+            world.import("web", body).await,
+            world
+                .call(Method::PATCH, "certificates/web", Some(json!({"policy": wrong, "tags": {"a": "b"}})))
+                .await,
+            world.call(Method::PATCH, "certificates/web/policy", Some(wrong.clone())).await,
+        ];
+        for answer in answers {
+            assert_eq!(answer.refusal(), (400, "BadParameter", ""), "{wrong}: {}", answer.body);
+        }
+    }
+    assert_eq!(world.emulator.certificate(VAULT, "web"), before);
+}
+
+#[tokio::test]
 async fn a_key_that_may_not_leave_the_vault_does_not() {
     let world = World::start().await;
     let made = make("web", Key::P256, Key::P256, false);
@@ -227,53 +325,6 @@ async fn a_key_that_may_not_leave_the_vault_does_not() {
     let bundle = bundle_of(&world.get("secrets/web").await.ok());
     assert!(bundle.keys.is_empty());
     assert_eq!(bundle.certs.len(), 3);
-}
-
-#[tokio::test]
-async fn lists_come_25_a_page_and_name_everything_once() {
-    let world = World::start().await;
-    let pfx = make("web", Key::P256, Key::P256, false).pfx();
-    for number in 0..60 {
-        world.emulator.put_certificate(
-            VAULT,
-            &format!("Web-{number:02}"),
-            &pfx,
-            PASSWORD,
-            tags(&[("n", "1")]),
-        );
-    }
-    for _ in 0..29 {
-        world.emulator.put_certificate(VAULT, "web-07", &pfx, PASSWORD, tags(&[]));
-    }
-    for (path, sizes) in [
-        ("certificates", vec![25, 25, 10]),
-        ("certificates?maxresults=20", vec![20, 20, 20]),
-        ("certificates/web-07/versions", vec![25, 5]),
-    ] {
-        let (mut seen, mut pages, mut next) = (std::collections::BTreeSet::new(), Vec::new(), None::<String>);
-        loop {
-            let page = match &next {
-                None => world.get(path).await.ok(),
-                Some(link) => world.request(Method::GET, link, Some(&world.token()), None).await.ok(),
-            };
-            let items = page["value"].as_array().unwrap();
-            pages.push(items.len());
-            for item in items {
-                assert!(
-                    item["cer"].is_null() && item["x5t"].is_string() && item["attributes"]["enabled"] == true
-                );
-                assert!(seen.insert(item["id"].as_str().unwrap().to_owned()), "{item} comes twice");
-            }
-            next = page["nextLink"].as_str().map(str::to_owned);
-            if next.is_none() {
-                break;
-            }
-        }
-        assert_eq!(pages, sizes, "{path}");
-    }
-    for wrong in ["certificates?maxresults=26", "certificates?maxresults=0", "certificates?$skiptoken=%00"] {
-        assert_eq!(world.get(wrong).await.refusal().0, 400, "{wrong}");
-    }
 }
 
 #[tokio::test]

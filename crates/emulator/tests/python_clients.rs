@@ -11,12 +11,12 @@ use std::process::{Command, Stdio};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::{CLIENT, Key, PASSWORD, PATIENCE, SECRET, TENANT, VAULT, World, make, tags};
+use common::{CLIENT, Key, PASSWORD, PATIENCE, SECRET, TENANT, VAULT, World, make};
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
 /// Promises that clients.py prints when they held.
-const PROMISES: usize = 8;
+const PROMISES: usize = 14;
 
 /// Where Python environments are kept between runs.
 fn cache() -> PathBuf {
@@ -74,9 +74,15 @@ async fn the_official_python_clients_take_the_emulator_for_azure() {
 
     let world = World::start().await;
     let made = make("web", Key::P256, Key::P256, false);
-    for number in 0..29 {
-        world.emulator.put_certificate(VAULT, &format!("other-{number}"), &made.pfx(), PASSWORD, tags(&[]));
+    let pfx = made.pfx();
+    for number in 0..59 {
+        world.put(&format!("other-{number}"), &pfx);
     }
+    world.emulator.begin_operation(VAULT, "python-pending");
+    // The clients' pollers must have something to wait for; the script ends it through the admin API.
+    world.emulator.hold_deletions(VAULT);
+    world.emulator.hold_recoveries(VAULT);
+    let admin = world.emulator.start_admin(([127, 0, 0, 1], 0).into()).await.unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let ca_file = scratch.path().join("ca.pem");
     fs::write(&ca_file, world.emulator.ca_pem()).unwrap();
@@ -86,10 +92,12 @@ async fn the_official_python_clients_take_the_emulator_for_azure() {
         "vault": VAULT, "tenant": TENANT, "client_id": CLIENT, "client_secret": SECRET,
         "assertion": world.issuer.assertion(json!({})),
         "wrong_assertion": world.issuer.assertion(json!({"sub": "system:serviceaccount:other:other"})),
-        "pfx": STANDARD.encode(made.pfx()), "password": PASSWORD,
+        "pfx": STANDARD.encode(&pfx), "password": PASSWORD,
         "chain": made.chain.iter().map(|der| STANDARD.encode(der)).collect::<Vec<_>>(),
         "key": STANDARD.encode(&made.key),
-        "listed": 30,
+        "listed": 60,
+        "admin": format!("http://{admin}"),
+        "patience": PATIENCE.as_secs(),
     });
     let mut child = tokio::process::Command::new(python)
         .arg(folder.join("clients.py"))

@@ -70,7 +70,10 @@ impl Context {
             self.pace.pause(&vault.host, error.retry_after.unwrap_or(THROTTLE_PAUSE));
         }
         let met = answer.as_ref().map(|_| ()).map_err(|error| error.problem.clone());
-        if self.contacts.note(vault, operation, &met) {
+        // That an identity may not list, delete or recover may be meant so: what needs it says so, and the vault is well.
+        let is_meant = matches!(operation, "list" | "delete" | "recover")
+            && met.as_ref().is_err_and(|problem| problem.reason == Reason::Forbidden);
+        if !is_meant && self.contacts.note(vault, operation, &met) {
             self.world.wake.vault(ObjectRef::new(&vault.name));
         }
     }

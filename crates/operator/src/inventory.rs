@@ -150,12 +150,11 @@ fn wake(context: &Context, claim: &KeyVaultCertificate) {
 
 async fn list(context: &Context, vault: &Vault, pages_max: usize) -> Result<Listing, VaultError> {
     let client = context.vaults.client(&vault.host, &vault.identity)?;
+    if let Some(pause) = context.pace.pause_of(&vault.host) {
+        tokio::time::sleep(pause).await;
+    }
     let _permit = context.pace.permit(&vault.host).await;
     let answer = client.list(pages_max).await;
-    // That an identity may not list is no trouble of the vault: each certificate can still be read.
-    match &answer {
-        Err(error) if error.problem.reason == Reason::Forbidden => {}
-        _ => context.met(vault, "list", &answer),
-    }
+    context.met(vault, "list", &answer);
     answer
 }

@@ -53,8 +53,11 @@ async fn round(wisher: &Wisher, context: &Context) -> Action {
         resolve::settled(wisher, &wish.owner, spec)
     });
     let again_at = plan.again_at;
-    planned.took(wisher.uid(), begun.elapsed());
+    let planning = begun.elapsed();
     let applied = apply::acts(wisher, &held, plan, context).await;
     planned.note(wisher.uid());
-    status::report(context, wisher, &wish, &applied, again_at).await
+    let begun = Instant::now();
+    let report = status::Report::new(context, wisher, &wish, &applied, again_at);
+    planned.took(wisher.uid(), planning + begun.elapsed());
+    report.end(context, wisher, &wish).await
 }

@@ -13,7 +13,7 @@ use keyvault_sync_api::constants::SYNC_AT_ANNOTATION;
 use keyvault_sync_api::{ClusterKeyVaultSync, KeyVault, KeyVaultCertificate, KeyVaultSync};
 use keyvault_sync_core::ownership::OwnerKind;
 use kube::api::{Api, PartialObjectMeta};
-use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
+use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -83,27 +83,52 @@ pub(crate) struct World {
     is_filled: AtomicBool,
 }
 
+/// Who fills the stores of a [`World`].
+#[derive(Default)]
+struct Writers {
+    syncs: Writer<KeyVaultSync>,
+    cluster_syncs: Writer<ClusterKeyVaultSync>,
+    vaults: Writer<KeyVault>,
+    claims: Writer<KeyVaultCertificate>,
+    namespaces: Writer<NamespaceMeta>,
+    tls_secrets: Writer<SecretMeta>,
+    other_secrets: Writer<SecretMeta>,
+}
+
 /// The watches that keep a [`World`] up to date; each runs until it is dropped.
 pub(crate) type Watches = Vec<(&'static str, BoxFuture<'static, ()>)>;
 
 impl World {
     /// The world and the watches that have to run for it.
     pub(crate) fn new(client: &Client, wake: Wake, metrics: Arc<Metrics>) -> (Arc<World>, Watches) {
-        let (syncs, syncs_writer) = reflector::store();
-        let (cluster_syncs, cluster_syncs_writer) = reflector::store();
-        let (vaults, vaults_writer) = reflector::store();
-        let (claims, claims_writer) = reflector::store();
-        let (namespaces, namespaces_writer) = reflector::store();
-        let (tls_secrets, tls_writer) = reflector::store();
-        let (other_secrets, other_writer) = reflector::store();
-        let world = Arc::new(World {
-            syncs,
-            cluster_syncs,
-            vaults,
-            claims,
-            namespaces,
-            tls_secrets,
-            other_secrets,
+        let (world, writers) = World::empty(wake, metrics);
+        let world = Arc::new(world);
+        let all = watch::config;
+        let (tls, other) = (all().fields(TLS_SECRETS), all().fields(OTHER_SECRETS));
+        let (w, c) = (&world, client);
+        let watches = vec![
+            keep(w, c, "KeyVaultSyncs", all(), writers.syncs, trim, World::on_sync),
+            keep(w, c, "ClusterKeyVaultSyncs", all(), writers.cluster_syncs, trim, World::on_cluster_sync),
+            keep(w, c, "KeyVaults", all(), writers.vaults, trim, World::on_vault),
+            keep(w, c, "KeyVaultCertificates", all(), writers.claims, trim, World::on_claim),
+            keep(w, c, "Namespaces", all(), writers.namespaces, trim_namespace, World::on_namespace),
+            keep(w, c, "TLS Secrets", tls, writers.tls_secrets, trim_secret, World::on_tls_secret),
+            keep(w, c, "other Secrets", other, writers.other_secrets, trim_secret, World::on_other_secret),
+        ];
+        (world, watches)
+    }
+
+    /// A world of which nothing is known yet, and who fills it.
+    fn empty(wake: Wake, metrics: Arc<Metrics>) -> (World, Writers) {
+        let writers = Writers::default();
+        let world = World {
+            syncs: writers.syncs.as_reader(),
+            cluster_syncs: writers.cluster_syncs.as_reader(),
+            vaults: writers.vaults.as_reader(),
+            claims: writers.claims.as_reader(),
+            namespaces: writers.namespaces.as_reader(),
+            tls_secrets: writers.tls_secrets.as_reader(),
+            other_secrets: writers.other_secrets.as_reader(),
             wake,
             written: Written::default(),
             rounds: Rounds::default(),
@@ -111,20 +136,8 @@ impl World {
             metrics,
             index: Mutex::default(),
             is_filled: AtomicBool::new(false),
-        });
-        let all = watch::config;
-        let (tls, other) = (all().fields(TLS_SECRETS), all().fields(OTHER_SECRETS));
-        let (w, c) = (&world, client);
-        let watches = vec![
-            keep(w, c, "KeyVaultSyncs", all(), syncs_writer, trim, World::on_sync),
-            keep(w, c, "ClusterKeyVaultSyncs", all(), cluster_syncs_writer, trim, World::on_cluster_sync),
-            keep(w, c, "KeyVaults", all(), vaults_writer, trim, World::on_vault),
-            keep(w, c, "KeyVaultCertificates", all(), claims_writer, trim, World::on_claim),
-            keep(w, c, "Namespaces", all(), namespaces_writer, trim_namespace, World::on_namespace),
-            keep(w, c, "TLS Secrets", tls, tls_writer, trim_secret, World::on_tls_secret),
-            keep(w, c, "other Secrets", other, other_writer, trim_secret, World::on_other_secret),
-        ];
-        (world, watches)
+        };
+        (world, writers)
     }
 
     /// Waits until every store has been filled once.
@@ -203,6 +216,11 @@ impl World {
     /// The claim of this name.
     pub(crate) fn claim(&self, name: &str) -> Option<Arc<KeyVaultCertificate>> {
         self.claims.get(&ObjectRef::new(name))
+    }
+
+    /// Whether every wish there is was planned once since the start.
+    pub(crate) fn is_every_wish_planned(&self) -> bool {
+        self.wishers().all(|wisher| self.planned.is_planned(wisher.uid()))
     }
 
     /// Remembers that this wisher waits for the name of a claim that another holds.
@@ -478,3 +496,6 @@ fn trim_secret(secret: &mut SecretMeta) {
         annotations.remove(LAST_APPLIED);
     }
 }
+
+#[cfg(test)]
+mod tests;

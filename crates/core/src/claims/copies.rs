@@ -29,18 +29,21 @@ pub enum Copy {
     Collides(Problem),
 }
 
-/// Judges a copy of `first`, whose content is pushed under the name `certificate`. Copies arrive one after the other, so
-/// one that differs is waited for, `patience_secs` long.
+/// Judges a copy of `first`, whose content is pushed under the name `certificate`; `is_pushed`: and is in the vault. Copies
+/// arrive one after the other, so one that differs is waited for, `patience_secs` long. While nothing is pushed a copy
+/// need not be compared: what keeps its claim back keeps it back too.
 pub fn copy(
     secret: &SecretName,
     first: &SecretName,
     certificate: &str,
     seen: SeenCopy,
+    is_pushed: bool,
     patience_secs: i64,
     now: i64,
 ) -> Copy {
     match seen.equal {
         Some(true) => Copy::AsClaim,
+        None if !is_pushed => Copy::AsClaim,
         None => Copy::Awaited {
             problem: Problem::new(
                 Reason::Reconciling,
@@ -75,7 +78,7 @@ fn collides(secret: &SecretName, first: &SecretName, certificate: &str) -> Probl
         Reason::NameCollision,
         format!(
             "Secret {first} holds the certificate name {certificate}, and Secret {secret} wants it with another \
-             certificate: make them equal, exclude one, or change the template so that each has its own name"
+             certificate, or one that cannot be read: make them equal, exclude one, or change the template so that each has its own name"
         ),
     )
 }
@@ -87,12 +90,19 @@ mod tests {
     #[test]
     fn a_copy_stands_as_its_claim_if_equal_is_waited_for_while_it_may_become_so_and_collides_then() {
         let secret = |namespace: &str| SecretName { namespace: namespace.into(), name: "tls".into() };
-        let judge = |equal, differs_since, now| {
-            copy(&secret("b"), &secret("a"), "shop", SeenCopy { equal, differs_since }, 120, now)
+        let look = |is_pushed, equal, differs_since, now| {
+            copy(&secret("b"), &secret("a"), "shop", SeenCopy { equal, differs_since }, is_pushed, 120, now)
         };
+        let judge = |equal, differs_since, now| look(true, equal, differs_since, now);
         for (what, standing, expected) in [
             ("equal", judge(Some(true), None, 0), None),
             ("equal again", judge(Some(true), Some(0), 1_000), None),
+            ("not compared, and nothing is pushed", look(false, None, None, 0), None),
+            (
+                "differs, and nothing is pushed",
+                look(false, Some(false), Some(10), 130),
+                Some((Reason::NameCollision, None)),
+            ),
             ("not compared", judge(None, None, 0), Some((Reason::Reconciling, None))),
             ("just found", judge(Some(false), None, 50), Some((Reason::Reconciling, Some(170)))),
             ("differs", judge(Some(false), Some(10), 129), Some((Reason::Reconciling, Some(130)))),

@@ -63,6 +63,9 @@ impl<'a, S: Clone + PartialEq> Planning<'a, S> {
             .collect();
         let is_missing = claim.sources.iter().all(|held| held.presence != Presence::There);
         if !rows.is_empty() {
+            if rows.iter().any(|row| self.is_refused(*row)) {
+                return Fate::Stays(None);
+            }
             if rows.iter().any(|row| self.is_nameless(*row)) {
                 return self.fate_of_nameless(claim, is_missing);
             }
@@ -139,9 +142,14 @@ impl<'a, S: Clone + PartialEq> Planning<'a, S> {
         self.terms.may_release && self.terms.deletes && claim.has_record
     }
 
-    /// Whether a row's name is not known, or what it wants could not be resolved.
+    /// Whether a row's name is known, and what it wants could not be resolved.
+    fn is_refused(&self, row: usize) -> bool {
+        self.rows.get(row).is_none_or(|row| row.name.is_some() && row.wanted.is_err())
+    }
+
+    /// Whether a row's name is not known.
     fn is_nameless(&self, row: usize) -> bool {
-        self.rows.get(row).is_none_or(|row| row.name.is_none() || row.wanted.is_err())
+        self.rows.get(row).is_none_or(|row| row.name.is_none())
     }
 
     /// Whether a row has its claim and that one is in the vault, as it is to be.

@@ -67,6 +67,7 @@ fn synced(owner: ClaimOwner, sources: &[&str], vault: &str) -> Held<&'static str
                 presence: Presence::There,
                 missing_since: None,
                 may_be_selected: true,
+                is_equal: false,
             })
             .collect(),
         spec: "spec",
@@ -359,6 +360,8 @@ fn a_listed_secret_that_vanished_with_its_name_ends_its_claim_by_the_same_rule()
         let plan = plan_with(&me, &[without_name("a")], &there, terms);
         assert_eq!(!plan.acts.is_empty(), ends, "{what}");
         assert_eq!(plan.again_at, again_at, "{what}");
+        let refused = plan_with(&me, &[refused(row("a", "new"))], &there, terms);
+        assert_eq!((refused.acts, refused.again_at), (vec![], None), "{what}, and its new name is refused");
     }
 }
 

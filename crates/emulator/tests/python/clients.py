@@ -1,7 +1,8 @@
 """The official Azure clients for Python against the emulator, challenge verification on.
 
 Reads its settings as JSON from standard input: port, ca_file, vault, tenant, client_id, client_secret, assertion,
-wrong_assertion, pfx (base64), password, chain (list of base64 DER, leaf first), key (base64 PKCS#8).
+wrong_assertion, pfx (base64), password, chain (list of base64 DER, leaf first), key (base64 PKCS#8), listed (how many
+certificates the vault holds in the end), admin (URL of the admin API), patience (seconds any step may take).
 Prints one line per promise that held; any failure ends it with a traceback and status 1.
 """
 
@@ -10,6 +11,9 @@ import json
 import os
 import socket
 import sys
+import time
+import urllib.parse
+import urllib.request
 
 settings = json.load(sys.stdin)
 os.environ["REQUESTS_CA_BUNDLE"] = settings["ca_file"]
@@ -17,11 +21,14 @@ for proxy in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
     os.environ.pop(proxy, None)
 
 EMULATED = (".vault.azure.net", "login.microsoftonline.com")
+ADMIN_HOST = urllib.parse.urlsplit(settings["admin"]).hostname
 look_up = socket.getaddrinfo
 
 
 def look_up_at_emulator(host, port, *args, **kwargs):
     """Sends connections for Azure's hosts to the emulator; host names, TLS and URLs stay as they are."""
+    if host == ADMIN_HOST:
+        return look_up(host, port, *args, **kwargs)
     if not str(host).endswith(EMULATED):
         raise socket.gaierror(f"the test must not reach {host}")
     return look_up("127.0.0.1", settings["port"], *args, **kwargs)
@@ -31,7 +38,13 @@ socket.getaddrinfo = look_up_at_emulator
 
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 from azure.identity import ClientAssertionCredential, ClientSecretCredential
-from azure.keyvault.certificates import CertificateClient, CertificateContentType, CertificatePolicy, KeyType
+from azure.keyvault.certificates import (
+    CertificateClient,
+    CertificateContentType,
+    CertificatePolicy,
+    KeyType,
+    WellKnownIssuerNames,
+)
 from azure.keyvault.secrets import SecretClient
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
 
@@ -53,6 +66,25 @@ def expect(error, call):
     except error as caught:
         return caught
     raise AssertionError(f"{error.__name__} was expected")
+
+
+def admin(path, body=None):
+    """Asks the emulator's admin API; with a body (bytes), by POST."""
+    with urllib.request.urlopen(f"{settings['admin']}/{path}", data=body, timeout=settings["patience"]) as answer:
+        return json.load(answer)
+
+
+def wait_for(what, condition):
+    deadline = time.monotonic() + settings["patience"]
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come to pass"
+        time.sleep(0.05)
+
+
+def polled_in_vain(operation, name, at_least):
+    """Whether the client has asked so often for something that is not there yet."""
+    calls = admin(f"journal?operation={operation}&name={name}")
+    return sum(call["status"] == 404 for call in calls) >= at_least
 
 
 by_assertion = ClientAssertionCredential(tenant, client_id, lambda: settings["assertion"])
@@ -124,11 +156,70 @@ refused = expect(ClientAuthenticationError, lambda: CertificateClient(vault_url,
 assert "AADSTS7000215" in refused.message, refused.message
 held("wrong identities told apart by AADSTS code")
 
-certificates.begin_delete_certificate("python-web").wait()
+certificates.update_certificate_policy("python-web", CertificatePolicy(issuer_name=WellKnownIssuerNames.self))
+changed = certificates.get_certificate_policy("python-web")
+assert changed.issuer_name == "Self" and changed.key_type == KeyType.ec and changed.exportable, changed
+assert certificates.get_certificate("python-web").policy.issuer_name == "Self"
+held("update of the policy, members not given left alone")
+
+certificates.update_certificate_properties("python-web", tags={}, enabled=False)
+bare = certificates.get_certificate("python-web")
+assert bare.properties.tags in (None, {}) and not bare.properties.enabled, bare.properties.tags
+assert bare.properties.version == second.properties.version
+certificates.update_certificate_properties("python-web", tags={"n": "2"}, enabled=True)
+held("update of the newest version, unnamed")
+
+unborn = certificates.get_certificate("python-pending")
+assert not unborn.cer and not unborn.properties.x509_thumbprint and not unborn.properties.enabled
+names = [found.name for found in certificates.list_properties_of_certificates(include_pending=True)]
+assert len(names) == settings["listed"] + 1 and "python-pending" in names, names
+pending = expect(HttpResponseError, lambda: certificates.import_certificate("python-pending", pfx, password=password))
+assert pending.status_code == 409 and pending.error.code == "Forbidden", pending
+held("a pending operation: no content, no import, listed only if asked for")
+
+INTERVAL = 0.1
+poller = certificates.begin_delete_certificate("python-web", _polling_interval=INTERVAL)
+poller.wait(timeout=0)
+wait_for("polling for the deletion", lambda: polled_in_vain("GetDeletedCertificate", "python-web", 2))
+assert not poller.done() and not list(certificates.list_deleted_certificates())
+for write in (
+    lambda: certificates.import_certificate("python-web", pfx, password=password),
+    lambda: certificates.purge_deleted_certificate("python-web"),
+):
+    conflict = expect(HttpResponseError, write)
+    assert conflict.status_code == 409 and conflict.error.innererror["code"] == "ObjectIsBeingDeleted", conflict
+admin(f"vaults/{settings['vault']}/certificates/python-web/finish-deletion", b"")
+poller.wait(timeout=settings["patience"])
+assert poller.done() and poller.result().name == "python-web"
+held("a deletion waited for")
+
 expect(ResourceNotFoundError, lambda: certificates.get_certificate("python-web"))
 conflict = expect(HttpResponseError, lambda: certificates.import_certificate("python-web", pfx, password=password))
 assert conflict.status_code == 409, conflict
 assert conflict.error.innererror["code"] == "ObjectIsDeletedButRecoverable", conflict
-certificates.begin_recover_deleted_certificate("python-web").wait()
+[deleted] = certificates.list_deleted_certificates()
+assert deleted.name == "python-web" and deleted.recovery_id.endswith("/deletedcertificates/python-web")
+assert (deleted.scheduled_purge_date - deleted.deleted_on).days == 90
+assert bytes(certificates.get_deleted_certificate("python-web").cer) == expected_chain[0]
+held("the deleted, listed and read")
+
+poller = certificates.begin_recover_deleted_certificate("python-web", _polling_interval=INTERVAL)
+before = sum(call["status"] == 404 for call in admin("journal?operation=GetCertificate&name=python-web"))
+poller.wait(timeout=0)
+wait_for("polling for the recovery", lambda: polled_in_vain("GetCertificate", "python-web", before + 2))
+assert not poller.done()
+conflict = expect(HttpResponseError, lambda: certificates.import_certificate("python-web", pfx, password=password))
+assert conflict.error.innererror["code"] == "ObjectIsBeingRecovered", conflict
+admin(f"vaults/{settings['vault']}/certificates/python-web/finish-recovery", b"")
+poller.wait(timeout=settings["patience"])
+assert poller.done()
 assert certificates.get_certificate("python-web").properties.version == second.properties.version
-held("delete and recover")
+held("a recovery waited for")
+
+admin(f"vaults/{settings['vault']}/soft-delete", json.dumps({"deletion": {"milliseconds": 0}}).encode())
+certificates.begin_delete_certificate("python-web", _polling_interval=INTERVAL).wait(timeout=settings["patience"])
+certificates.purge_deleted_certificate("python-web")
+expect(ResourceNotFoundError, lambda: certificates.get_deleted_certificate("python-web"))
+again = certificates.import_certificate("python-web", pfx, password=password)
+assert again.properties.tags in (None, {})
+held("purge, and the name used again")

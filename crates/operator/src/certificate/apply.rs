@@ -207,6 +207,7 @@ pub(super) async fn delete(client: Arc<VaultClient>, name: CertificateName) -> R
 fn outcome(round: &Round<'_>, write: Write, facts: Option<CertificateFacts>) -> Outcome {
     let warning = round.content.as_ref().and_then(|(chain, _)| chain.incomplete().map(str::to_owned));
     let memory = &round.observed.memory;
+    let is_enabled = facts.as_ref().is_none_or(|facts| facts.enabled);
     let receipt = match write {
         Write::Import { why, fingerprint, foreign_write, from, .. } => {
             let not_after = round.content.as_ref().map_or(0, |(chain, _)| chain.not_after());
@@ -214,15 +215,16 @@ fn outcome(round: &Round<'_>, write: Write, facts: Option<CertificateFacts>) -> 
             let record =
                 Record { version: facts.version, thumbprint: facts.thumbprint, fingerprint, not_after };
             let deed = Deed::Imported { why, from };
-            Receipt { record, deed, foreign_write, adopted_with: None, warning }
+            Receipt { record, deed, is_enabled, foreign_write, adopted_with: None, warning }
         }
         Write::Adopt { record, with, from, .. } => {
             let deed = Deed::Adopted { from };
-            Receipt { record, deed, foreign_write: None, adopted_with: Some(with), warning }
+            Receipt { record, deed, is_enabled, foreign_write: None, adopted_with: Some(with), warning }
         }
         Write::Retag { record, dropped, set, foreign_write, .. } => {
             let deed = Deed::Retagged { dropped, set };
-            Receipt { record, deed, foreign_write, adopted_with: memory.adopted_with.clone(), warning }
+            let adopted_with = memory.adopted_with.clone();
+            Receipt { record, deed, is_enabled, foreign_write, adopted_with, warning }
         }
         Write::Recover { is_ours } => return Outcome::Recovered { is_ours },
         Write::Delete => return unanswered(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use keyvault_sync_api::conditions::{self, Holds, READY, Statement};
 use keyvault_sync_api::{Act, DeletionPolicy, KeyVaultCertificate, KeyVaultCertificateStatus};
 use keyvault_sync_core::grants::check_delete;
+use keyvault_sync_core::names::ClaimName;
 use keyvault_sync_core::push::{Look, Write};
 use keyvault_sync_core::reason::{Problem, Reason};
 use keyvault_sync_core::release::{self, ATTEMPTS_MIN, Ending, Failing, Next, Releasing};
@@ -25,6 +26,7 @@ use crate::disposition::{self, Ready};
 use crate::kubernetes::call;
 use crate::pace::{Permit, Turn};
 use crate::report::{self, Occurrence, Subject, Weight};
+use crate::sync::succession;
 use crate::watch::describe;
 use crate::wisher::WisherKey;
 
@@ -43,7 +45,10 @@ pub(super) async fn give_up(claim: Arc<KeyVaultCertificate>, context: &Context) 
             Next::Wait { until } => return wait_until(until, seen.now),
             Next::End(ending) => return end(&claim, context, &ending).await,
             Next::Refuse(problem) => return refused(&claim, context, &problem, None, true).await,
-            Next::Delete => return remove_from_vault(claim, context, &way, &seen).await,
+            Next::Delete if !is_inherited(&claim, context, &way).await => {
+                return remove_from_vault(claim, context, &way, &seen).await;
+            }
+            Next::Delete => return Action::requeue(RACE_RETRY),
             Next::ReadNewest => {}
         }
         let Ok(route) = &way else { break };
@@ -64,6 +69,14 @@ pub(super) async fn give_up(claim: Arc<KeyVaultCertificate>, context: &Context) 
     refused(&claim, context, &problem, None, true).await
 }
 
+/// Somebody of the owner's kind and namespace has come to want the name meanwhile, and gets the claim.
+async fn is_inherited(claim: &KeyVaultCertificate, context: &Context, way: &Result<Route, Problem>) -> bool {
+    let Ok(route) = way else { return false };
+    let name = ClaimName::new(&route.name, &route.vault.host);
+    // What became of a handover that failed is looked at in another round.
+    succession::hand_over(&name, &claim.spec.owner.uid, context).await.unwrap_or(true)
+}
+
 fn releasing(claim: &KeyVaultCertificate, way: &Result<Route, Problem>, context: &Context) -> Releasing {
     let memory = observe::memory(claim);
     let begun = begun(claim);
@@ -72,6 +85,8 @@ fn releasing(claim: &KeyVaultCertificate, way: &Result<Route, Problem>, context:
         desired: observe::desired(claim, way, context),
         deletes: claim.spec.deletion_policy == DeletionPolicy::Delete,
         is_of_this_cluster: claim.spec.cluster_id == context.cluster.as_str(),
+        is_restored: claim.status.is_some() && status::kept(claim).is_none(),
+        since: begun,
         access: access(claim, way, context),
         failing: memory.failing_since.map(|since| Failing { since: since.max(begun), attempts }),
         memory,
@@ -216,6 +231,9 @@ async fn refused(
         return Action::requeue(if error.is_race() { RACE_RETRY } else { REMOVAL_RETRY });
     }
     report::outcome(context, subject(claim), problem.reason, &message, is_news);
+    if is_news && disposition.warns {
+        say(claim, context, Weight::Warning, problem.reason.as_str(), &message).await;
+    }
     // Often enough that the attempts which are owed fit into the time that is given to them.
     let pace = Duration::from_secs(context.settings.deletion_effort.as_secs()) / (ATTEMPTS_MIN + 1);
     Action::requeue(disposition.retry.unwrap_or(pace).min(pace.max(RACE_RETRY)))
@@ -261,15 +279,20 @@ async fn tell(claim: &KeyVaultCertificate, context: &Context, ending: &Ending) {
         Ending::Gone if was_deleted_by_us => (Weight::Normal, "Deleted"),
         Ending::Gone | Ending::Retained | Ending::NothingPushed => return,
     };
+    say(claim, context, weight, word, &text).await;
+}
+
+/// An Event about the owner, or about the KeyVault where the owner is going or gone. Of what is left in a vault the platform team
+/// has to know, and it watches its KeyVaults.
+async fn say(claim: &KeyVaultCertificate, context: &Context, weight: Weight, word: &str, text: &str) {
     let related = Some(reference("KeyVaultCertificate", None, &claim.name_any(), claim.uid().as_deref()));
-    // Of what is left the platform team has to know, and it watches its KeyVaults. An owner that is going cannot be told.
-    let owner = (weight == Weight::Normal).then(|| present_owner(claim, context)).flatten();
+    let owner = (word != Reason::LeftInVault.as_str()).then(|| present_owner(claim, context)).flatten();
     let regarding = owner.unwrap_or_else(|| {
         let key_vault = context.world.vaults.get(&ObjectRef::new(&claim.spec.key_vault));
         let uid = key_vault.and_then(|key_vault| key_vault.uid());
         reference("KeyVault", None, &claim.spec.key_vault, uid.as_deref())
     });
-    let occurrence = Occurrence { regarding, related, weight, reason: word, action: "Release", note: &text };
+    let occurrence = Occurrence { regarding, related, weight, reason: word, action: "Release", note: text };
     report::event(context, occurrence).await;
 }
 

@@ -72,6 +72,8 @@ pub(crate) struct Receipt {
     pub record: Record,
     /// What was done.
     pub deed: Deed,
+    /// Whether the version may be used.
+    pub is_enabled: bool,
     /// Somebody's write under our name that was repaired.
     pub foreign_write: Option<String>,
     /// The Secret's content at the adoption of the version.
@@ -147,10 +149,14 @@ impl Outcome {
     }
 }
 
-/// A claim's status as its memory: of a claim that was restored from a backup under a new uid it is empty.
+/// A claim's status as its memory; `None`: it has none, because it is new or was restored from a backup under a new uid.
+pub(crate) fn kept(claim: &KeyVaultCertificate) -> Option<&KeyVaultCertificateStatus> {
+    claim.status.as_ref().filter(|status| status.claim_uid == claim.metadata.uid)
+}
+
+/// The same, to be changed.
 pub(crate) fn of(claim: &KeyVaultCertificate) -> KeyVaultCertificateStatus {
-    let status = claim.status.clone().unwrap_or_default();
-    if status.claim_uid == claim.metadata.uid { status } else { KeyVaultCertificateStatus::default() }
+    kept(claim).cloned().unwrap_or_default()
 }
 
 /// Now, as statuses have it.
@@ -160,7 +166,7 @@ pub(crate) fn stamp() -> Time {
 
 /// The reason of a claim's Ready, if it is one of ours.
 pub(crate) fn reason(claim: &KeyVaultCertificate) -> Option<Reason> {
-    reason_in(claim.status.as_ref()?)
+    reason_in(kept(claim)?)
 }
 
 /// The reason of Ready in a claim's status, if it is one of ours.
@@ -170,7 +176,7 @@ pub(crate) fn reason_in(status: &KeyVaultCertificateStatus) -> Option<Reason> {
 
 /// The message of a claim's Ready.
 pub(crate) fn message(claim: &KeyVaultCertificate) -> Option<String> {
-    conditions::find(&claim.status.as_ref()?.conditions, READY).map(|ready| ready.message.clone())
+    conditions::find(&kept(claim)?.conditions, READY).map(|ready| ready.message.clone())
 }
 
 /// Hex, upper case, as the Azure portal shows it.
@@ -247,6 +253,13 @@ pub(crate) async fn report(
     report::outcome(context, subject, reason, &text, is_news);
     tell(context, claim, &before, &outcome, (reason, &text), is_news && disposition.warns).await;
     let routine = if copies.is_incomplete { COPIES_RETRY } else { LOOK_AGAIN };
+    if let Outcome::Written(receipt) = &outcome
+        && !receipt.is_enabled
+    {
+        // What was written over is disabled there, which the next look tells.
+        context.world.rounds.ask_comparison(&uid);
+        return Action::requeue(RACE_RETRY);
+    }
     let retry = match (disposition.retry, keeps_in_flight) {
         // An announced write is looked for as soon as it cannot be under way any more.
         (Some(retry), true) => retry.min(Duration::from_secs(IN_FLIGHT_SECS.unsigned_abs())),
@@ -359,8 +372,10 @@ fn compose(
     };
     conditions::set(&mut status.conditions, &statement, stamp.0);
     let is_passing = matches!(reason.fault(), Some(Fault::Transient | Fault::Bug));
-    status.first_failed_at = match (&status.first_failed_at, is_passing) {
-        (Some(since), true) => Some(since.clone()),
+    // How long a recovery takes is counted from its own beginning, not from that of a failure before it.
+    let begins = reason == Reason::Recovering && reason_in(before) != Some(Reason::Recovering);
+    status.first_failed_at = match (status.first_failed_at.take().filter(|_| !begins), is_passing) {
+        (Some(since), true) => Some(since),
         (None, true) => Some(stamp.clone()),
         (_, false) => None,
     };

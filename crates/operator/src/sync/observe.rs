@@ -46,7 +46,7 @@ impl Looking<'_> {
         let claim = self.context.world.written.newest(shown);
         let certificate = CertificateName::parse(&claim.spec.certificate_name).ok()?;
         let host = VaultHost::from_host(&claim.spec.vault_host, &self.clouds).ok()?;
-        let status = claim.status.as_ref();
+        let status = status::kept(&claim);
         let is_observed = status.and_then(|status| status.observed_generation) == claim.metadata.generation;
         let is_synced =
             is_observed && matches!(status::reason(&claim), Some(Reason::Synced | Reason::IncompleteChain));
@@ -64,7 +64,7 @@ impl Looking<'_> {
     }
 
     fn sources(&self, claim: &KeyVaultCertificate) -> Vec<HeldSource> {
-        let seen = claim.status.as_ref().map_or(&[][..], |status| &status.sources);
+        let seen = status::kept(claim).map_or(&[][..], |status| &status.sources);
         let look = |written| {
             let source = source(written);
             let presence = self.presence(&source.secret);
@@ -79,7 +79,8 @@ impl Looking<'_> {
                 .find(is_this)
                 .and_then(|seen| Some(seen.missing_since.as_ref()?.0.as_second()));
             let may_be_selected = is_missing && self.may_be_selected(&source.secret);
-            HeldSource { source, presence, missing_since, may_be_selected }
+            let is_equal = seen.iter().find(is_this).is_some_and(|seen| seen.equal == Some(true));
+            HeldSource { source, presence, missing_since, may_be_selected, is_equal }
         };
         claim.spec.sources.iter().map(look).collect()
     }

@@ -49,7 +49,7 @@ pub(crate) async fn reconcile(
         return Ok(Action::await_change());
     }
     // Nothing is released before every wish was planned once: one of them may be about to take the claim over.
-    if !context.world.wishers().all(|wisher| context.world.planned.is_planned(wisher.uid())) {
+    if !context.world.is_every_wish_planned() {
         return Ok(Action::requeue(START_RETRY));
     }
     let owner = WisherKey::of(&claim);

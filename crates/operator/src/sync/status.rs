@@ -56,35 +56,53 @@ struct Standing {
     pushed_at: Option<Time>,
 }
 
-/// Brings the status up to date and says when to look again.
-pub(crate) async fn report(
-    context: &Context,
-    wisher: &Wisher,
-    wish: &Wish,
-    applied: &Applied,
-    again_at: Option<i64>,
-) -> Action {
-    let (standings, copies_until) = standings(context, wisher, wish, applied);
-    // What is wrong with a wish that has no rows has no row to stand on.
-    let whole = wish.whole.as_ref().err().filter(|_| standings.is_empty());
-    let nothing = SecretName { namespace: String::new(), name: String::new() };
-    let whole = whole.map(|problem| refused(Row::of(wisher, &nothing, None), problem, false));
-    let before = wisher.status();
-    let after = compose(&before, wisher, wish, &standings, whole.as_ref());
-    let again = again(applied, &standings, again_at.into_iter().chain(copies_until).min());
-    if is_same(&before, &after) {
-        return Action::requeue(again);
+/// What is to be said of a wish, and when to look again.
+pub(crate) struct Report {
+    before: KeyVaultSyncStatus,
+    after: KeyVaultSyncStatus,
+    standings: Vec<Standing>,
+    again: Duration,
+}
+
+impl Report {
+    /// Looks at what became of a wish.
+    pub(crate) fn new(
+        context: &Context,
+        wisher: &Wisher,
+        wish: &Wish,
+        applied: &Applied,
+        again_at: Option<i64>,
+    ) -> Self {
+        let (mut standings, copies_until) = standings(context, wisher, wish, applied);
+        let before = wisher.status();
+        // What is wrong with a wish that has no rows has no row to stand on.
+        let whole = wish.whole.as_ref().err().filter(|_| standings.is_empty());
+        let nothing = SecretName { namespace: String::new(), name: String::new() };
+        let whole = whole.map(|problem| refused(Row::of(wisher, &nothing, None), problem, false));
+        let after = compose(&before, wisher, wish, &standings, whole.as_ref());
+        let again = again(applied, &standings, again_at.into_iter().chain(copies_until).min());
+        standings.extend(whole);
+        Self { before, after, standings, again }
     }
-    let planned = &context.world.planned;
-    if let Some(wait) = planned.written(wisher.uid()).and_then(|at| AT_MOST_EVERY.checked_sub(at.elapsed())) {
-        return Action::requeue(wait);
+
+    /// Brings the status up to date and says when to look again.
+    pub(crate) async fn end(self, context: &Context, wisher: &Wisher, wish: &Wish) -> Action {
+        if is_same(&self.before, &self.after) {
+            return Action::requeue(self.again);
+        }
+        let planned = &context.world.planned;
+        if let Some(wait) =
+            planned.written(wisher.uid()).and_then(|at| AT_MOST_EVERY.checked_sub(at.elapsed()))
+        {
+            return Action::requeue(wait);
+        }
+        if !write(context, wisher, &self.after).await {
+            return Action::requeue(RETRY);
+        }
+        planned.wrote(wisher.uid());
+        self.tell(context, wisher, wish).await;
+        Action::requeue(self.again)
     }
-    if !write(context, wisher, &after).await {
-        return Action::requeue(RETRY);
-    }
-    planned.wrote(wisher.uid());
-    tell(context, wisher, wish, &before, standings.iter().chain(&whole)).await;
-    Action::requeue(again)
 }
 
 /// When to plan again without being woken.
@@ -144,7 +162,8 @@ fn of_row(
     let Some(claim) = own_claim(name, wisher.uid(), context) else { return (unsettled(about), None) };
     let standing = of_claim(about.clone(), &claim);
     let standing = Standing { is_settled: standing.is_settled && !applied.raced.contains(name), ..standing };
-    match as_copy(about.secret, &claim, context) {
+    let is_pushed = matches!(standing.reason, Reason::Synced | Reason::IncompleteChain);
+    match as_copy(about.secret, &claim, is_pushed, context) {
         Copy::AsClaim => (standing, None),
         Copy::Awaited { problem, until } => {
             let waiting =
@@ -158,14 +177,13 @@ fn of_row(
 }
 
 /// Of Secrets that share a claim, the first stands as the claim does; the others, as they compare with it.
-fn as_copy(secret: &SecretName, claim: &KeyVaultCertificate, context: &Context) -> Copy {
+fn as_copy(secret: &SecretName, claim: &KeyVaultCertificate, is_pushed: bool, context: &Context) -> Copy {
     let Some(first) = claim.spec.sources.first() else { return Copy::AsClaim };
     let first = resolve::source(first).secret;
     if first == *secret {
         return Copy::AsClaim;
     }
-    let seen = claim
-        .status
+    let seen = claim_status::kept(claim)
         .iter()
         .flat_map(|status| &status.sources)
         .find(|seen| seen.namespace == secret.namespace && seen.name == secret.name)
@@ -175,7 +193,7 @@ fn as_copy(secret: &SecretName, claim: &KeyVaultCertificate, context: &Context) 
         })
         .unwrap_or_default();
     let patience = i64::try_from(context.settings.copies_patience.as_secs()).unwrap_or(i64::MAX);
-    claims::copy(secret, &first, &claim.spec.certificate_name, seen, patience, now())
+    claims::copy(secret, &first, &claim.spec.certificate_name, seen, is_pushed, patience, now())
 }
 
 /// Reasons that a claim finds by itself, from its KeyVault; where there is a claim, it tells them.
@@ -269,7 +287,7 @@ fn unsettled(about: Row<'_>) -> Standing {
 }
 
 fn of_claim(about: Row<'_>, claim: &KeyVaultCertificate) -> Standing {
-    let Some(status) = &claim.status else { return unsettled(about) };
+    let Some(status) = claim_status::kept(claim) else { return unsettled(about) };
     let ready = conditions::find(&status.conditions, READY);
     let is_settled = status.observed_generation == claim.metadata.generation && ready.is_some();
     let reason = claim_status::reason(claim).unwrap_or(Reason::Reconciling);
@@ -472,45 +490,54 @@ async fn write(context: &Context, wisher: &Wisher, status: &KeyVaultSyncStatus) 
     }
 }
 
-/// Tells what has no claim to tell it, where it is news.
-async fn tell<'a>(
-    context: &Context,
-    wisher: &Wisher,
-    wish: &Wish,
-    before: &KeyVaultSyncStatus,
-    standings: impl Iterator<Item = &'a Standing>,
-) {
-    let (kind, namespace, name) = (wisher.kind().as_str(), wisher.namespace(), wisher.name());
-    let vault = wish.vault.as_ref().map_or("", |vault| vault.host.as_str());
-    let place = Some(namespace).filter(|namespace| !namespace.is_empty());
-    // What is wrong with the whole resource stands on each of its rows, and is told once.
-    let mut told = BTreeSet::new();
-    for standing in standings.filter(|standing| standing.is_ours_to_tell) {
-        let row = &standing.row;
-        let text = row.message.as_deref().unwrap_or_default();
-        let is_known_row = |old: &CertificateStatus| {
-            old.secret_name == row.secret_name
-                && old.namespace == row.namespace
-                && old.reason == row.reason
-                && old.message == row.message
-        };
-        let is_known_whole = |ready: &Condition| row.secret_name.is_empty() && ready.message.contains(text);
-        let is_news = !before.certificates.iter().any(is_known_row)
-            && !conditions::find(&before.conditions, READY).is_some_and(is_known_whole)
-            && told.insert((standing.reason, text));
-        let certificate = row.certificate_name.as_deref().unwrap_or_default();
-        let subject = Subject { controller: "sync", kind, namespace, name, certificate, vault };
-        report::outcome(context, subject, standing.reason, text, is_news);
-        if is_news && disposition::of(standing.reason, 1, 0, None, 0).warns {
-            let occurrence = Occurrence {
-                regarding: reference(kind, place, name, Some(wisher.uid())),
-                related: None,
-                weight: Weight::Warning,
-                reason: &row.reason,
-                action: "Plan",
-                note: text,
-            };
-            report::event(context, occurrence).await;
+impl Report {
+    /// Tells what has no claim to tell it, where it is news. Of many rows those in the status are told: what was told
+    /// before can be seen there alone, and a person reads no thousand Events.
+    async fn tell(&self, context: &Context, wisher: &Wisher, wish: &Wish) {
+        let (kind, namespace, name) = (wisher.kind().as_str(), wisher.namespace(), wisher.name());
+        let vault = wish.vault.as_ref().map_or("", |vault| vault.host.as_str());
+        let place = Some(namespace).filter(|namespace| !namespace.is_empty());
+        let shown: HashSet<_> = self.after.certificates.iter().map(place_of).collect();
+        // What is wrong with the whole resource stands on each of its rows, and is told once.
+        let mut told = BTreeSet::new();
+        for standing in self.standings.iter().filter(|standing| standing.is_ours_to_tell) {
+            let row = &standing.row;
+            let text = row.message.as_deref().unwrap_or_default();
+            let is_whole = row.secret_name.is_empty();
+            let is_news = (is_whole || shown.contains(&place_of(row)))
+                && !self.is_known(standing)
+                && told.insert((standing.reason, text));
+            let certificate = row.certificate_name.as_deref().unwrap_or_default();
+            let subject = Subject { controller: "sync", kind, namespace, name, certificate, vault };
+            report::outcome(context, subject, standing.reason, text, is_news);
+            if is_news && disposition::of(standing.reason, 1, 0, None, 0).warns {
+                let occurrence = Occurrence {
+                    regarding: reference(kind, place, name, Some(wisher.uid())),
+                    related: None,
+                    weight: Weight::Warning,
+                    reason: &row.reason,
+                    action: "Plan",
+                    note: text,
+                };
+                report::event(context, occurrence).await;
+            }
         }
     }
+
+    /// Whether the status said so before.
+    fn is_known(&self, standing: &Standing) -> bool {
+        let row = &standing.row;
+        let text = row.message.as_deref().unwrap_or_default();
+        let is_same_row = |old: &CertificateStatus| {
+            place_of(old) == place_of(row) && old.reason == row.reason && old.message == row.message
+        };
+        let is_same_whole = |ready: &Condition| row.secret_name.is_empty() && ready.message.contains(text);
+        self.before.certificates.iter().any(is_same_row)
+            || conditions::find(&self.before.conditions, READY).is_some_and(is_same_whole)
+    }
+}
+
+/// Which Secret a row is about.
+fn place_of(row: &CertificateStatus) -> (Option<&str>, &str) {
+    (row.namespace.as_deref(), &row.secret_name)
 }

@@ -22,9 +22,8 @@ pub(crate) async fn give_up(
     last_word: Option<&PushSettings>,
     context: &Context,
 ) -> Result<(), Failure> {
-    if let Some(spec) = heir(name, context) {
-        tracing::info!(name = %name, namespace = spec.owner.namespace, heir = spec.owner.name, "claim handed over");
-        return change(name, holder, context, |claim| claim.spec = spec).await;
+    if hand_over(name, holder, context).await? {
+        return Ok(());
     }
     let why = match why {
         ReleaseWhy::EntryGone => ApiWhy::EntryGone,
@@ -43,17 +42,26 @@ pub(crate) async fn give_up(
     change(name, holder, context, |claim| release(&mut claim.spec)).await
 }
 
-/// What the oldest resource of the holder's kind and namespace that waits for this name, and may have it, would write.
+/// Hands a claim that `holder` (a uid) does not want over to a resource that does. `false`: nobody does.
+pub(crate) async fn hand_over(name: &ClaimName, holder: &str, context: &Context) -> Result<bool, Failure> {
+    let Some(spec) = heir(name, context) else { return Ok(false) };
+    tracing::info!(name = %name, namespace = spec.owner.namespace, heir = spec.owner.name, "claim handed over");
+    change(name, holder, context, |claim| claim.spec = spec).await?;
+    Ok(true)
+}
+
+/// What the oldest other resource of the holder's kind and namespace that wants this name, and may have it, would write.
 fn heir(name: &ClaimName, context: &Context) -> Option<KeyVaultCertificateSpec> {
     let claim = context.world.claim(name.as_str())?;
     let holder = WisherKey::of(&claim);
     let present: Vec<Source> = claim.spec.sources.iter().map(resolve::source).collect();
-    let mut waiting = context.world.losers_of(name.as_str());
-    waiting.retain(|wisher| {
-        wisher.kind() == holder.kind && wisher.namespace() == holder.namespace && !wisher.is_going()
-    });
-    waiting.sort_by_key(|wisher| (wisher.created().map(|time| time.0), wisher.key()));
-    waiting.iter().find_map(|wisher| would_write(wisher, name, &present, context))
+    let is_heir = |wisher: &Wisher| {
+        let key = wisher.key();
+        key != holder && key.kind == holder.kind && key.namespace == holder.namespace && !wisher.is_going()
+    };
+    let mut heirs: Vec<Wisher> = context.world.wishers().filter(is_heir).collect();
+    heirs.sort_by_key(|wisher| (wisher.created().map(|time| time.0), wisher.key()));
+    heirs.iter().find_map(|wisher| would_write(wisher, name, &present, context))
 }
 
 fn would_write(

@@ -1,0 +1,275 @@
+//! Who is woken by which change, as a table of changes.
+//! What the woken do about it is left to the promise tests.
+
+use std::collections::BTreeSet;
+
+use kube::runtime::watcher::Event;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::wake::Woken;
+
+/// A world without watches, and what its queues hold.
+struct Stage {
+    world: World,
+    writers: Writers,
+    woken: Woken,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let (wake, woken) = Wake::new();
+        let (world, writers) = World::empty(wake, Arc::default());
+        world.is_filled.store(true, Ordering::Release);
+        let mut stage = Self { world, writers, woken };
+        stage.furnish();
+        stage.drain();
+        stage
+    }
+
+    /// Wishes in two namespaces and over all of them, and the claims of two of them.
+    fn furnish(&mut self) {
+        let listed = json!({"certificates": [{"secretName": "listed"}]});
+        for (namespace, name, spec) in [
+            ("web", "lists", listed),
+            ("web", "selects", json!({"selector": {}})),
+            ("shop", "far", json!({"selector": {}})),
+        ] {
+            self.sync(namespace, name, spec);
+        }
+        self.cluster_sync("all");
+        self.claim(
+            "listed-claim",
+            json!({"kind": "KeyVaultSync", "namespace": "web", "name": "lists", "uid": "lists"}),
+            &["web/listed"],
+        );
+        let cluster = json!({"kind": "ClusterKeyVaultSync", "name": "all", "uid": "all"});
+        self.claim("shared-claim", cluster, &["web/shared", "shop/shared"]);
+    }
+
+    fn sync(&mut self, namespace: &str, name: &str, mut spec: Value) {
+        spec["vaultRef"] = json!({"name": "contoso"});
+        let sync: KeyVaultSync = object("KeyVaultSync", meta(namespace, name, json!({})), spec);
+        apply(&mut self.writers.syncs, sync, |change| self.world.on_sync(&change));
+    }
+
+    fn cluster_sync(&mut self, name: &str) {
+        let spec = json!({"vaultRef": {"name": "contoso"}, "selector": {}});
+        let sync: ClusterKeyVaultSync = object("ClusterKeyVaultSync", meta("", name, json!({})), spec);
+        apply(&mut self.writers.cluster_syncs, sync, |change| self.world.on_cluster_sync(&change));
+    }
+
+    fn claim(&mut self, name: &str, owner: Value, sources: &[&str]) {
+        let sources = sources.iter().filter_map(|source| source.split_once('/'));
+        let sources: Value =
+            sources.map(|(namespace, name)| json!({"namespace": namespace, "secretName": name})).collect();
+        let spec = json!({
+            "vaultHost": "contoso.vault.azure.net", "keyVault": "contoso", "certificateName": name,
+            "clusterId": "c1", "owner": owner, "sources": sources,
+        });
+        let claim: KeyVaultCertificate = object("KeyVaultCertificate", meta("", name, json!({})), spec);
+        apply(&mut self.writers.claims, claim, |change| self.world.on_claim(&change));
+    }
+
+    fn secret(&mut self, is_tls: bool, name: &str, more: Value) {
+        let secret: SecretMeta = metadata("Secret", meta("web", name, more));
+        if is_tls {
+            apply(&mut self.writers.tls_secrets, secret, |change| self.world.on_tls_secret(&change));
+        } else {
+            apply(&mut self.writers.other_secrets, secret, |change| self.world.on_other_secret(&change));
+        }
+    }
+
+    fn secret_gone(&mut self, is_tls: bool, name: &str) {
+        let secret: SecretMeta = metadata("Secret", meta("web", name, json!({})));
+        if is_tls {
+            remove_from(&mut self.writers.tls_secrets, secret, |change| self.world.on_tls_secret(&change));
+        } else {
+            remove_from(&mut self.writers.other_secrets, secret, |change| {
+                self.world.on_other_secret(&change)
+            });
+        }
+    }
+
+    fn namespace(&mut self, more: Value) {
+        let namespace: NamespaceMeta = metadata("Namespace", meta("", "web", more));
+        apply(&mut self.writers.namespaces, namespace, |change| self.world.on_namespace(&change));
+    }
+
+    fn namespace_gone(&mut self) {
+        let namespace: NamespaceMeta = metadata("Namespace", meta("", "web", json!({})));
+        remove_from(&mut self.writers.namespaces, namespace, |change| self.world.on_namespace(&change));
+    }
+
+    /// The names of all that was woken since the last call.
+    fn drain(&mut self) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        while let Ok(one) = self.woken.syncs.try_recv() {
+            names.insert(one.name);
+        }
+        while let Ok(one) = self.woken.cluster_syncs.try_recv() {
+            names.insert(one.name);
+        }
+        while let Ok(one) = self.woken.claims.try_recv() {
+            names.insert(one.name);
+        }
+        while let Ok(one) = self.woken.orphans.try_recv() {
+            names.insert(format!("orphan {}", one.name));
+        }
+        names
+    }
+}
+
+/// `more` may give another resourceVersion, labels, annotations.
+fn meta(namespace: &str, name: &str, more: Value) -> Value {
+    let mut meta = json!({"name": name, "uid": name, "resourceVersion": "1", "generation": 1});
+    if !namespace.is_empty() {
+        meta["namespace"] = json!(namespace);
+    }
+    for (key, value) in more.as_object().unwrap() {
+        meta[key] = value.clone();
+    }
+    meta
+}
+
+fn object<K: DeserializeOwned>(kind: &str, metadata: Value, spec: Value) -> K {
+    let whole = json!({
+        "apiVersion": "keyvaultsync.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec,
+    });
+    serde_json::from_value(whole).unwrap()
+}
+
+fn metadata<K: DeserializeOwned>(kind: &str, metadata: Value) -> K {
+    serde_json::from_value(json!({"apiVersion": "v1", "kind": kind, "metadata": metadata})).unwrap()
+}
+
+fn apply<K>(writer: &mut Writer<K>, object: K, tell: impl FnOnce(Change<K>))
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let before = writer.as_reader().get(&ObjectRef::from_obj(&object));
+    writer.apply_watcher_event(&Event::Apply(object.clone()));
+    tell(Change::Applied { before, now: Arc::new(object) });
+}
+
+fn remove_from<K>(writer: &mut Writer<K>, object: K, tell: impl FnOnce(Change<K>))
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    writer.apply_watcher_event(&Event::Delete(object.clone()));
+    tell(Change::Gone(Arc::new(object)));
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn a_secret_wakes_the_claims_that_name_it_and_the_wishes_whose_rows_it_can_change() {
+    let renewed = || json!({"resourceVersion": "2"});
+    let labelled = || json!({"resourceVersion": "3", "labels": {"sync": "true"}});
+    let annotated = || json!({"resourceVersion": "4", "labels": {"sync": "true"}, "annotations": {"a": "b"}});
+    let anew = || json!({"resourceVersion": "5", "uid": "another"});
+    type Deed = (&'static str, bool, Option<Value>, &'static [&'static str]);
+    let deeds: [Deed; 14] = [
+        ("unnamed", true, Some(json!({})), &["selects", "all"]),
+        ("unnamed", true, Some(json!({})), &[]),
+        ("unnamed", true, Some(renewed()), &[]),
+        ("unnamed", true, Some(labelled()), &["selects", "all"]),
+        ("unnamed", true, Some(annotated()), &["selects", "all"]),
+        ("unnamed", true, Some(anew()), &["selects", "all"]),
+        ("unnamed", true, None, &["selects", "all"]),
+        ("unnamed", false, Some(json!({})), &[]),
+        ("listed", false, Some(json!({})), &["listed-claim", "lists"]),
+        ("listed", false, Some(renewed()), &["listed-claim"]),
+        ("listed", false, None, &["listed-claim", "lists"]),
+        ("shared", true, Some(json!({})), &["shared-claim", "selects", "all"]),
+        ("shared", true, Some(renewed()), &["shared-claim"]),
+        ("shared", false, Some(json!({})), &["shared-claim", "all"]),
+    ];
+    let mut stage = Stage::new();
+    for (step, (name, is_tls, deed, woken)) in deeds.into_iter().enumerate() {
+        match deed {
+            Some(more) => stage.secret(is_tls, name, more),
+            None => stage.secret_gone(is_tls, name),
+        }
+        assert_eq!(stage.drain(), set(woken), "step {step}: {name}");
+    }
+}
+
+#[test]
+fn a_namespace_wakes_its_wishes_those_over_namespaces_and_the_claims_with_secrets_in_it() {
+    let mut stage = Stage::new();
+    let concerned = set(&["lists", "selects", "all", "listed-claim", "shared-claim"]);
+    let steps = [
+        (Some(json!({})), true),
+        (Some(json!({"resourceVersion": "2", "annotations": {"a": "b"}})), false),
+        (Some(json!({"resourceVersion": "3", "labels": {"team": "web"}})), true),
+        (
+            Some(json!({
+                "resourceVersion": "4", "labels": {"team": "web"}, "deletionTimestamp": "2026-01-01T00:00:00Z",
+            })),
+            true,
+        ),
+        (None, true),
+    ];
+    for (step, (deed, is_told)) in steps.into_iter().enumerate() {
+        match deed {
+            Some(more) => stage.namespace(more),
+            None => stage.namespace_gone(),
+        }
+        assert_eq!(stage.drain(), if is_told { concerned.clone() } else { BTreeSet::new() }, "step {step}");
+    }
+}
+
+#[test]
+fn a_claim_wakes_its_owner_of_either_kind_or_who_looks_for_one() {
+    let mut stage = Stage::new();
+    let cluster = |uid: &str| json!({"kind": "ClusterKeyVaultSync", "name": "all", "uid": uid});
+    for (owner, woken) in [
+        (cluster("all"), &["one", "all"][..]),
+        (cluster("before"), &["all", "orphan one"]),
+        (json!({"kind": "ClusterKeyVaultSync", "name": "none", "uid": "x"}), &["orphan one", "none"]),
+        // The same name in another kind is another owner.
+        (
+            json!({"kind": "KeyVaultSync", "namespace": "web", "name": "all", "uid": "all"}),
+            &["orphan one", "all"],
+        ),
+    ] {
+        stage.claim("one", owner.clone(), &["web/x"]);
+        assert_eq!(stage.drain(), set(woken), "{owner}");
+    }
+    let key = WisherKey { kind: OwnerKind::KeyVaultSync, namespace: "web".into(), name: "all".into() };
+    assert_eq!(stage.world.claims_of(&key).len(), 1);
+    let cluster =
+        WisherKey { kind: OwnerKind::ClusterKeyVaultSync, namespace: String::new(), name: "all".into() };
+    assert_eq!(stage.world.claims_of(&cluster).len(), 1, "only the shared one is left");
+}
+
+#[test]
+fn a_wish_that_goes_leaves_its_claims_to_who_looks_for_their_owner() {
+    let mut stage = Stage::new();
+    let spec = json!({"vaultRef": {"name": "contoso"}, "selector": {}});
+    let gone: ClusterKeyVaultSync = object("ClusterKeyVaultSync", meta("", "all", json!({})), spec);
+    remove_from(&mut stage.writers.cluster_syncs, gone, |change| stage.world.on_cluster_sync(&change));
+    assert_eq!(stage.drain(), set(&["orphan shared-claim"]));
+    stage.secret(true, "new", json!({}));
+    assert_eq!(stage.drain(), set(&["selects"]), "it is woken no more");
+}
+
+#[test]
+fn who_waits_for_a_name_is_woken_when_the_claim_changes_hands_or_goes() {
+    let mut stage = Stage::new();
+    let cluster =
+        WisherKey { kind: OwnerKind::ClusterKeyVaultSync, namespace: String::new(), name: "all".into() };
+    stage.world.is_loser("listed-claim", cluster);
+    let owner = json!({"kind": "KeyVaultSync", "namespace": "web", "name": "selects", "uid": "selects"});
+    stage.claim("listed-claim", owner, &["web/listed"]);
+    assert!(stage.drain().contains("all"));
+    let claim = stage.world.claim("listed-claim").unwrap();
+    remove_from(&mut stage.writers.claims, KeyVaultCertificate::clone(&claim), |change| {
+        stage.world.on_claim(&change)
+    });
+    assert_eq!(stage.drain(), set(&["all", "selects"]));
+    assert!(stage.world.losers_of("listed-claim").is_empty());
+}
