@@ -117,6 +117,7 @@ impl Leaf {
 
 /// A certification authority, root or intermediate.
 pub struct Authority {
+    common_name: String,
     issuer: CertifiedIssuer<'static, KeyPair>,
     /// This authority's certificate if it is no root, then the one that issued it, and so on below the root.
     intermediates: Vec<String>,
@@ -132,7 +133,7 @@ impl Authority {
         let issuer = CertifiedIssuer::self_signed(authority_params(common_name), KeyType::P256.generate()?)
             .with_context(|| format!("cannot make the root {common_name}"))?;
         let root = issuer.pem();
-        Ok(Authority { issuer, intermediates: Vec::new(), root })
+        Ok(Authority { common_name: common_name.to_owned(), issuer, intermediates: Vec::new(), root })
     }
 
     /// An intermediate issued by this authority.
@@ -147,7 +148,18 @@ impl Authority {
         )
         .with_context(|| format!("cannot make the intermediate {common_name}"))?;
         let intermediates = [vec![issuer.pem()], self.intermediates.clone()].concat();
-        Ok(Authority { issuer, intermediates, root: self.root.clone() })
+        Ok(Authority { common_name: common_name.to_owned(), issuer, intermediates, root: self.root.clone() })
+    }
+
+    /// This authority's name and key in a certificate that `other` issued, as old and new roots are bridged; PEM.
+    ///
+    /// # Errors
+    /// The crypto library fails to sign.
+    pub fn cross_signed_by(&self, other: &Authority) -> anyhow::Result<String> {
+        let certificate = authority_params(&self.common_name)
+            .signed_by(self.issuer.key(), &other.issuer)
+            .with_context(|| format!("cannot cross-sign {}", self.common_name))?;
+        Ok(certificate.pem())
     }
 
     /// This authority's own certificate, PEM.

@@ -17,8 +17,9 @@ use crate::stage::Stage;
 /// Promises that are tested at a time on one stage: they wait most of the time.
 const TOGETHER: usize = 6;
 
-/// A promise that is neither kept nor broken by then is broken.
-const LIMIT: Duration = Duration::from_secs(300);
+/// A promise that is neither kept nor broken by then is broken. The longest waits for two comparisons of one KeyVault, which
+/// are at least five minutes apart.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// How the promises of a file share their stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

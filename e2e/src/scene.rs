@@ -126,9 +126,21 @@ impl Scene {
         self.put(&self.key_vaults(), name, &resource("KeyVault", None, name, spec)).await
     }
 
-    /// The specification of our KeyVault: every name for our namespace.
+    /// The specification of our KeyVault: every name for our namespace, and compared so seldom that no test which counts calls
+    /// meets a comparison by chance.
     pub fn open_to_us(&self) -> Value {
-        json!({"url": format!("https://{}", self.host()), "grants": [self.grant(&["*"])]})
+        json!({
+            "url": format!("https://{}", self.host()),
+            "grants": [self.grant(&["*"])],
+            "resyncInterval": "24h",
+        })
+    }
+
+    /// The same, and any certificate that is there may be adopted.
+    pub fn open_to_adopt(&self) -> Value {
+        let mut vault = self.open_to_us();
+        vault["grants"][0]["adopt"] = json!(["*"]);
+        vault
     }
 
     /// A grant of names to our namespace.
@@ -179,6 +191,42 @@ impl Scene {
         let patch = json!({"metadata": {"annotations": {SYNC_AT_ANNOTATION: when}}});
         self.syncs().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
         Ok(())
+    }
+
+    /// Asks for a comparison of all that goes through our KeyVault now.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn vault_now(&self, when: &str) -> anyhow::Result<()> {
+        let patch = json!({"metadata": {"annotations": {SYNC_AT_ANNOTATION: when}}});
+        self.key_vaults().patch(&self.vault, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
+    }
+
+    /// Asks for a comparison of a KeyVaultSync now, and waits until each of these certificates was compared.
+    ///
+    /// # Errors
+    /// One was not.
+    pub async fn compare(&self, sync: &str, when: &str, certificates: &[&str]) -> anyhow::Result<()> {
+        self.sync_now(sync, when).await?;
+        for certificate in certificates {
+            self.compared(certificate, when).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a certificate was compared as it was asked for with `when`.
+    ///
+    /// # Errors
+    /// It was not.
+    pub async fn compared(&self, certificate: &str, when: &str) -> anyhow::Result<KeyVaultCertificate> {
+        let (claims, name) = (self.claims(), self.claim_name(certificate));
+        wait::object(&claims, &name, &format!("to be compared as of {when}"), |claim| {
+            let is_asked = claim.spec.sync_at.as_ref().is_some_and(|asked| asked.contains(when));
+            let observed = claim.status.as_ref().and_then(|status| status.observed_generation);
+            is_asked && observed == claim.metadata.generation
+        })
+        .await
     }
 
     /// Issues a leaf with a new key, as cert-manager does; nothing of the key may turn up anywhere from now on.
@@ -493,6 +541,29 @@ impl Scene {
         .await
     }
 
+    /// Waits for an Event about a KeyVaultSync with this reason and a text with all of these in it, and with the claim on this
+    /// certificate as related object.
+    ///
+    /// # Errors
+    /// There is none: the message has those of that reason.
+    pub async fn told_about(
+        &self,
+        sync: &str,
+        certificate: &str,
+        reason: &str,
+        words: &[&str],
+    ) -> anyhow::Result<Event> {
+        wait::until(&format!("an Event {reason} about {certificate} of {sync} with {words:?}"), || async {
+            let events = self.events(sync, reason, certificate).await?;
+            let fits = |event: &&Event| words.iter().all(|word| note(event).contains(word));
+            Ok(match events.iter().find(fits) {
+                Some(event) => Seen::Done(event.clone()),
+                None => Seen::NotYet(format!("{:?}", events.iter().map(note).collect::<Vec<_>>())),
+            })
+        })
+        .await
+    }
+
     /// Waits for an Event about an object without a namespace, with this reason and a text with all of these in it.
     ///
     /// # Errors
@@ -524,6 +595,23 @@ impl Scene {
             })
         })
         .await
+    }
+
+    /// The owner tag of what a KeyVaultSync of ours pushes.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub async fn owner_tag(&self, sync: &str) -> anyhow::Result<String> {
+        Ok(format!("{}/KeyVaultSync/{}/{sync}", self.cluster_id().await?, self.name))
+    }
+
+    /// Our cluster's id, unless the operator was told another.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub async fn cluster_id(&self) -> anyhow::Result<String> {
+        let namespace = Api::<Namespace>::all(self.client()).get("kube-system").await?;
+        namespace.metadata.uid.context("kube-system has no uid")
     }
 
     /// The versions our vault holds of a certificate, oldest first.
@@ -624,6 +712,33 @@ pub fn note(event: &Event) -> &str {
 /// Imports among calls.
 pub fn imports(calls: &[Call]) -> usize {
     calls.iter().filter(|call| call.operation == Operation::Import).count()
+}
+
+/// Those among calls that were to change something.
+pub fn writes(calls: &[Call]) -> Vec<&Call> {
+    calls.iter().filter(|call| call.method != "GET" && call.status != Some(401)).collect()
+}
+
+/// Checks that a row's message has all of these in it, and reads as a sentence.
+///
+/// # Errors
+/// It does not: the message has the row.
+pub fn says(row: &CertificateStatus, words: &[&str]) -> anyhow::Result<()> {
+    let message = row.message.as_deref().unwrap_or_default();
+    let missing: Vec<_> = words.iter().filter(|word| !message.contains(**word)).collect();
+    ensure!(missing.is_empty(), "{missing:?} not in {row:?}");
+    ensure!(!message.contains("  "), "a gap in {row:?}");
+    Ok(())
+}
+
+/// The certificates of a PEM text, DER.
+///
+/// # Errors
+/// It is no PEM.
+pub fn ders(pem: &str) -> anyhow::Result<Vec<Vec<u8>>> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    CertificateDer::pem_slice_iter(pem.as_bytes()).map(|der| Ok(der.context("no PEM")?.to_vec())).collect()
 }
 
 fn is(event: &Event, reason: &str) -> bool {
