@@ -172,9 +172,21 @@ impl Authority {
     /// # Errors
     /// The random source fails, or a name is not ASCII.
     pub fn issue(&self, leaf: &Leaf) -> anyhow::Result<Issued> {
-        let key = leaf.key_type.generate()?;
+        self.issue_for(leaf, &leaf.key_type.generate()?)
+    }
+
+    /// Another leaf for the key of one that was issued, as cert-manager makes it under `rotationPolicy: Never`.
+    ///
+    /// # Errors
+    /// A name is not ASCII.
+    pub fn issue_again(&self, leaf: &Leaf, issued: &Issued) -> anyhow::Result<Issued> {
+        let key = KeyPair::from_pem(&issued.key).context("what was issued has no key that can be read")?;
+        self.issue_for(leaf, &key)
+    }
+
+    fn issue_for(&self, leaf: &Leaf, key: &KeyPair) -> anyhow::Result<Issued> {
         let certificate = leaf_params(leaf)?
-            .signed_by(&key, &self.issuer)
+            .signed_by(key, &self.issuer)
             .with_context(|| format!("cannot issue the certificate of {}", leaf.common_name))?;
         Ok(Issued {
             certificate: certificate.pem(),

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 
+use crate::guardian;
 use crate::process::Process;
 use crate::wait::{self, Seen};
 
@@ -41,6 +43,8 @@ const FOREIGN_VARIABLES: [&str; 8] = [
 pub struct Operator {
     process: Process,
     log: PathBuf,
+    /// Its working folder and its TMPDIR: empty at the start, and it has no business there.
+    folder: TempDir,
     health: SocketAddr,
 }
 
@@ -56,7 +60,10 @@ impl Operator {
         variables: &[(&str, &str)],
         log: &Path,
     ) -> anyhow::Result<Operator> {
-        let mut command = Command::new(program);
+        let folder = tempfile::tempdir().context("cannot make a folder for the operator to run in")?;
+        guardian::remove_with_us(folder.path())?;
+        let mut command = Command::new(std::path::absolute(program)?);
+        command.current_dir(folder.path()).env("TMPDIR", folder.path());
         command.args(arguments).args(["--log-format=json", "--health-address=127.0.0.1:0"]);
         for variable in FOREIGN_VARIABLES {
             command.env_remove(variable);
@@ -82,7 +89,7 @@ impl Operator {
         })
         .await
         .with_context(with_log)?;
-        Ok(Operator { process, log: log.to_path_buf(), health })
+        Ok(Operator { process, log: log.to_path_buf(), folder, health })
     }
 
     /// Ends it as the kernel does when memory is short. Returns when it is gone.
@@ -116,6 +123,11 @@ impl Operator {
     /// Its exit status, if it has ended.
     pub fn exited(&self) -> Option<ExitStatus> {
         self.process.exited()
+    }
+
+    /// The folder it runs in, which is its folder for temporary files too.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The file it logs to.

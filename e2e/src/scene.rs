@@ -9,7 +9,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use keyvault_emulator::{Call, Emulator, Fault, FaultId, Operation, Permissions, StoredVersion};
+use keyvault_emulator::{Call, Emulator, Fault, FaultId, Operation, Permissions, State, StoredVersion};
 use keyvault_sync_api::conditions::{self, READY};
 use keyvault_sync_api::constants::{GROUP, SYNC_AT_ANNOTATION, VERSION};
 use keyvault_sync_api::{
@@ -215,6 +215,19 @@ impl Scene {
         Ok(())
     }
 
+    /// Asks for a comparison of a ClusterKeyVaultSync now, and waits until each of these certificates was compared.
+    ///
+    /// # Errors
+    /// One was not.
+    pub async fn cluster_compare(&self, sync: &str, when: &str, certificates: &[&str]) -> anyhow::Result<()> {
+        let patch = json!({"metadata": {"annotations": {SYNC_AT_ANNOTATION: when}}});
+        self.cluster_syncs().patch(sync, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        for certificate in certificates {
+            self.compared(certificate, when).await?;
+        }
+        Ok(())
+    }
+
     /// Waits until a certificate was compared as it was asked for with `when`.
     ///
     /// # Errors
@@ -239,6 +252,14 @@ impl Scene {
         Ok(issued)
     }
 
+    /// Issues another leaf for the key of one that was issued.
+    ///
+    /// # Errors
+    /// A name is not ASCII.
+    pub fn issue_again(&self, leaf: &Leaf, issued: &Issued) -> anyhow::Result<Issued> {
+        self.issuer.issue_again(leaf, issued)
+    }
+
     /// Writes a new certificate into a Secret of ours, as cert-manager does at issue and renewal.
     ///
     /// # Errors
@@ -247,6 +268,14 @@ impl Scene {
         let issued = self.issue(&Leaf::server(&format!("{secret}.example.com")))?;
         self.put_issued(secret, &issued).await?;
         Ok(issued)
+    }
+
+    /// Writes a new certificate into each of these Secrets of ours.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn renew_all(&self, secrets: &[&str]) -> anyhow::Result<Vec<Issued>> {
+        futures::future::try_join_all(secrets.iter().map(|secret| self.renew(secret))).await
     }
 
     /// Sets labels and annotations of a Secret of ours, a JSON merge patch each.
@@ -315,6 +344,14 @@ impl Scene {
             .await
             .with_context(|| format!("{name} cannot be deleted"))?;
         wait::gone(api, name).await
+    }
+
+    /// Deletes our namespace with all that is in it, and waits until it is gone.
+    ///
+    /// # Errors
+    /// The API server refuses, or the namespace stays.
+    pub async fn delete_namespace(&self) -> anyhow::Result<()> {
+        self.delete(&Api::<Namespace>::all(self.client()), &self.name).await
     }
 
     /// Injects a fault into calls of our vault about this certificate.
@@ -619,6 +656,40 @@ impl Scene {
         self.emulator().certificate(&self.host(), certificate).map_or_else(Vec::new, |found| found.versions)
     }
 
+    /// The state of a certificate in our vault; none if the vault has none.
+    pub fn state(&self, certificate: &str) -> Option<State> {
+        self.emulator().certificate(&self.host(), certificate).map(|found| found.state)
+    }
+
+    /// Waits until our vault has soft-deleted a certificate.
+    ///
+    /// # Errors
+    /// It has not: the message has its state.
+    pub async fn soft_deleted(&self, certificate: &str) -> anyhow::Result<()> {
+        wait::until(&format!("{certificate} to be soft-deleted in {}", self.host()), || async {
+            Ok(match self.state(certificate) {
+                Some(State::SoftDeleted) => Seen::Done(()),
+                other => Seen::NotYet(format!("{other:?}")),
+            })
+        })
+        .await
+    }
+
+    /// Waits until the claim on a certificate of our vault is gone.
+    ///
+    /// # Errors
+    /// It stays.
+    pub async fn given_up(&self, certificate: &str) -> anyhow::Result<()> {
+        wait::gone(&self.claims(), &self.claim_name(certificate)).await
+    }
+
+    /// The deletions of a certificate that our vault was asked for, the first rounds of the challenge left out.
+    pub fn deletions(&self, certificate: &str) -> Vec<Call> {
+        let mut calls = self.calls_about(certificate);
+        calls.retain(|call| call.operation == Operation::DeleteCertificate);
+        calls
+    }
+
     /// The calls of our vault so far.
     pub fn calls(&self) -> Vec<Call> {
         self.emulator().calls(&self.host())
@@ -707,6 +778,21 @@ pub fn claim_ready(claim: &KeyVaultCertificate) -> Option<&Condition> {
 /// The text of an Event.
 pub fn note(event: &Event) -> &str {
     event.note.as_deref().unwrap_or_default()
+}
+
+/// The certificates of a PEM file, in DER.
+///
+/// # Errors
+/// It is no PEM.
+pub fn ders(pem: &str) -> anyhow::Result<Vec<Vec<u8>>> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    CertificateDer::pem_slice_iter(pem.as_bytes()).map(|der| Ok(der.context("no PEM")?.to_vec())).collect()
+}
+
+/// Writes among calls: all that is no look.
+pub fn writes(calls: &[Call]) -> Vec<&Call> {
+    calls.iter().filter(|call| call.method != "GET" && call.status != Some(401)).collect()
 }
 
 /// Imports among calls.

@@ -432,6 +432,14 @@ impl Shape {
         self.record.is_some() && self.pushed == Pushed::UnderThisWish
     }
 
+    fn is_announced(&self, version: &Version) -> bool {
+        self.in_flight.is_some_and(|(act, covers, bundle, _)| {
+            !matches!(act, Act::Recover | Act::Delete)
+                && (covers, fingerprint(covers, bundle))
+                    == (version.covers, fingerprint(version.covers, version.tagged))
+        })
+    }
+
     /// Invariant 4, in words of its own.
     fn may_write(&self, version: &Version) -> bool {
         let may_adopt = self.adopts && self.is_granted;
@@ -440,12 +448,7 @@ impl Shape {
             Whose::Sibling => {
                 let is_left = matches!(self.owner, OwnerState::Gone | OwnerState::Elsewhere);
                 let is_handed_over = self.is_record(version) && self.pushed != Pushed::UnderThisWish;
-                let is_announced = self.in_flight.is_some_and(|(act, covers, bundle, _)| {
-                    !matches!(act, Act::Recover | Act::Delete)
-                        && (covers, fingerprint(covers, bundle))
-                            == (version.covers, fingerprint(version.covers, version.tagged))
-                });
-                is_left || is_handed_over || is_announced
+                is_left || is_handed_over || self.is_announced(version)
             }
             Whose::OtherNamespace | Whose::OtherKind => {
                 may_adopt && self.owner == OwnerState::Gone && !self.has_pushed_under_this_wish()
@@ -467,7 +470,10 @@ impl Shape {
             && !(self.adopts && self.is_granted)
             && self.recorded.as_ref().is_some_and(|there| match there.whose {
                 Whose::Ours => true,
-                Whose::Sibling => self.is_record(there) && self.pushed != Pushed::UnderThisWish,
+                Whose::Sibling => {
+                    (self.is_record(there) && self.pushed != Pushed::UnderThisWish)
+                        || self.is_announced(there)
+                }
                 _ => false,
             })
     }
