@@ -165,7 +165,8 @@ async fn a_selector_means_just_the_tls_secrets_of_which_all_it_states_is_true(
             &[beta],
         ),
         (json!({"matchLabels": {"sync": "maybe"}}), &[]),
-        (json!({}), &[alpha, beta, gamma, delta, epsilon]),
+        // Not {}: applied over something else it is null (kubernetes/kubernetes#135841).
+        (json!({"names": ["*"]}), &[alpha, beta, gamma, delta, epsilon]),
     ] {
         scene.sync("web", json!({"selector": selector})).await?;
         selects(&scene, "web", secrets).await.with_context(|| selector.to_string())?;
@@ -254,7 +255,7 @@ async fn a_listed_secret_is_not_pushed_twice_and_beats_an_older_selected_one(
 async fn a_name_that_cannot_be_is_told_with_its_text_and_holds_nobody_back(
     scene: Scene,
 ) -> anyhow::Result<()> {
-    let long = "n".repeat(128);
+    let long = "n-".repeat(64);
     let bad = [
         ("empty", "", "it is empty"),
         ("hyphen", "-shop", "\"-shop\""),
@@ -414,10 +415,9 @@ async fn the_name_of_a_secret_that_stops_matching_is_free_at_once(scene: Scene) 
     selects(&scene, "web", &["a-younger", "z-older"]).await?;
     versions_are(&scene, "other", 1)?;
     scene.mark("z-older", json!({"app": "shop"}), json!({})).await?;
-    let row = scene.holds("web", "z-older", &older).await?;
-    ensure!(row.certificate_name.as_deref() == Some("shop"), "{row:?}");
     scene.row("web", "a-younger", "NameCollision").await?;
     scene.claimed(&["shop"]).await?;
+    scene.holds("web", "z-older", &older).await?;
     versions_are(&scene, "shop", 3)
 }
 
