@@ -1,7 +1,7 @@
 //! One test's part of a stage: a namespace, a vault and its KeyVault, an issuer; what a user does there, and what he sees.
 //! What ought to be seen is left to the tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -9,6 +9,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::jiff::Timestamp;
 use keyvault_emulator::{Call, Emulator, Fault, FaultId, Operation, Permissions, State, StoredVersion};
 use keyvault_sync_api::conditions::{self, READY};
 use keyvault_sync_api::constants::{GROUP, SYNC_AT_ANNOTATION, VERSION};
@@ -110,6 +111,17 @@ impl Scene {
     /// The API server refuses.
     pub async fn make_namespace(&self, name: &str) -> anyhow::Result<()> {
         self.put(&Api::<Namespace>::all(self.client()), name, &namespace(name)).await.map(drop)
+    }
+
+    /// Sets labels of our namespace, a JSON merge patch.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn label(&self, labels: Value) -> anyhow::Result<()> {
+        let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+        let namespaces = Api::<Namespace>::all(self.client());
+        namespaces.patch(&self.name, &PatchParams::default(), &patch).await?;
+        Ok(())
     }
 
     /// Makes a vault in the cloud, empty, with the operator's identity as Key Vault Certificates Officer.
@@ -317,19 +329,46 @@ impl Scene {
     /// The API server refuses.
     pub async fn put_entries(&self, secret: &str, data: &BTreeMap<String, String>) -> anyhow::Result<()> {
         let is_tls = data.contains_key("tls.crt") && data.contains_key("tls.key");
+        self.put_secret(secret, if is_tls { "kubernetes.io/tls" } else { "Opaque" }, data).await
+    }
+
+    /// Writes a Secret of that type with just these entries.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn put_secret(
+        &self,
+        secret: &str,
+        kind: &str,
+        data: &BTreeMap<String, String>,
+    ) -> anyhow::Result<()> {
         let data: BTreeMap<String, ByteString> =
             data.iter().map(|(key, text)| (key.clone(), ByteString(text.clone().into_bytes()))).collect();
         let object = json!({
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"namespace": self.name, "name": secret},
-            "type": if is_tls { "kubernetes.io/tls" } else { "Opaque" },
+            "type": kind,
             "data": data,
         });
         let (params, patch) = (PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(&object));
         // The object is not in the message: it holds a key.
         let applied = self.secrets().patch(secret, &params, &patch).await;
         applied.map(drop).with_context(|| format!("Secret {secret} is refused"))
+    }
+
+    /// Waits until what is made from now on is younger than that Secret of ours: times of creation have whole seconds.
+    ///
+    /// # Errors
+    /// There is no such Secret.
+    pub async fn outlive(&self, secret: &str) -> anyhow::Result<()> {
+        let created = self.secrets().get_metadata(secret).await?.metadata.creation_timestamp;
+        let created = created.context("a Secret without a time of creation")?.0.as_second();
+        wait::until(&format!("the second in which Secret {secret} was made to be over"), || async {
+            let now = Timestamp::now().as_second();
+            Ok(if now > created { Seen::Done(()) } else { Seen::NotYet(format!("{now}")) })
+        })
+        .await
     }
 
     /// Deletes an object and waits until it is gone.
@@ -520,6 +559,21 @@ impl Scene {
     pub async fn claim(&self, certificate: &str) -> anyhow::Result<KeyVaultCertificate> {
         let name = self.claim_name(certificate);
         self.claims().get(&name).await.with_context(|| format!("no claim {name}"))
+    }
+
+    /// Waits until the names that are claimed in our vault are just these.
+    ///
+    /// # Errors
+    /// They are not: the message has those that are.
+    pub async fn claimed(&self, names: &[&str]) -> anyhow::Result<()> {
+        let wanted: BTreeSet<&str> = names.iter().copied().collect();
+        wait::until(&format!("claims in {} on {wanted:?} alone", self.host()), || async {
+            let claims = self.claims().list(&Default::default()).await?.items;
+            let ours = claims.iter().filter(|claim| claim.spec.vault_host == self.host());
+            let found: BTreeSet<&str> = ours.map(|claim| claim.spec.certificate_name.as_str()).collect();
+            Ok(if found == wanted { Seen::Done(()) } else { Seen::NotYet(format!("{found:?}")) })
+        })
+        .await
     }
 
     /// The name of that claim.

@@ -30,8 +30,8 @@ const AUDIENCE: &str = "api://AzureADTokenExchange";
 /// A stage never stands longer.
 const TOKEN_SECONDS: i64 = 24 * 60 * 60;
 
-/// Nobody waits for two minutes in a test.
-const COPIES_PATIENCE: &str = "--copies-patience=5s";
+/// How long copies that differ are waited for: nobody waits for two minutes in a test.
+pub const COPIES_PATIENCE_SECS: i64 = 5;
 /// Nor for an hour.
 const DELETION_EFFORT: &str = "--deletion-effort=20s";
 
@@ -142,7 +142,8 @@ impl Stage {
     /// # Errors
     /// It does not become ready; the message has the end of its log.
     pub async fn operator(&self) -> anyhow::Result<Operator> {
-        self.operator_with(&[COPIES_PATIENCE, DELETION_EFFORT]).await
+        let copies_patience = format!("--copies-patience={COPIES_PATIENCE_SECS}s");
+        self.operator_with(&[&copies_patience, DELETION_EFFORT]).await
     }
 
     /// As `operator`, with these arguments and without our patience.

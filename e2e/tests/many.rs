@@ -15,7 +15,10 @@ use kube::Api;
 use kube::api::DeleteParams;
 use serde_json::json;
 
-keyvault_sync_e2e::promises!(OneByOne: five_hundred_secrets_cost_no_more_calls_than_they_must);
+keyvault_sync_e2e::promises!(OneByOne:
+    five_hundred_secrets_cost_no_more_calls_than_they_must,
+    of_twenty_secrets_just_the_three_that_match_are_read,
+);
 
 const NAMESPACES: usize = 20;
 const OF_ONE_NAMESPACE: usize = 25;
@@ -149,16 +152,55 @@ async fn a_restart_costs_no_vault_call_and_no_secret(
 
 /// How many single Secrets were read so far, by whomever, by the API server's own count.
 async fn secret_reads(scene: &Scene) -> anyhow::Result<u64> {
+    of_secrets(scene, "apiserver_request_total{", "GET").await
+}
+
+/// Bytes of the lists of Secrets that were answered so far.
+async fn listed_bytes(scene: &Scene) -> anyhow::Result<u64> {
+    of_secrets(scene, "apiserver_response_sizes_sum{", "LIST").await
+}
+
+/// The API server's own sum of that metric over requests of that verb for Secrets.
+async fn of_secrets(scene: &Scene, metric: &str, verb: &str) -> anyhow::Result<u64> {
     let request = http::Request::get("/metrics").body(Vec::new())?;
     let metrics = scene.stage().client().request_text(request).await?;
-    let is_read = |line: &&str| {
-        line.starts_with("apiserver_request_total{")
-            && line.contains("resource=\"secrets\"")
-            && line.contains("verb=\"GET\"")
+    let verb = format!("verb=\"{verb}\"");
+    let is_meant = |line: &&str| {
+        line.starts_with(metric) && line.contains("resource=\"secrets\"") && line.contains(&verb)
     };
-    let counts =
-        metrics.lines().filter(is_read).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
-    Ok(counts.sum())
+    let values =
+        metrics.lines().filter(is_meant).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    Ok(values.sum::<f64>() as u64)
+}
+
+async fn of_twenty_secrets_just_the_three_that_match_are_read(scene: Scene) -> anyhow::Result<()> {
+    const LARGE: usize = 900_000;
+    let large = [("blob".to_owned(), "x".repeat(LARGE))].into();
+    for name in ["large-1", "large-2"] {
+        scene.put_entries(name, &large).await?;
+    }
+    let all: Vec<String> = (0..20).map(|number| format!("tls-{number:02}")).collect();
+    for secret in &all {
+        scene.renew(secret).await?;
+    }
+    let listed = listed_bytes(&scene).await?;
+    let operator = scene.stage().operator().await?;
+    let listed = listed_bytes(&scene).await? - listed;
+    // Metadata alone, also of the hundreds before these.
+    ensure!((1..2 * LARGE as u64).contains(&listed), "what was listed at the start weighs {listed} bytes");
+
+    scene.sync("web", json!({"selector": {"matchLabels": {"sync": "true"}}})).await?;
+    scene.synced("web", "0/0").await?;
+    let reads = secret_reads(&scene).await?;
+    for (number, secret) in all.iter().step_by(7).enumerate() {
+        scene.mark(secret, json!({"sync": "true"}), json!({})).await?;
+        let count = number + 1;
+        scene.synced("web", &format!("{count}/{count}")).await?;
+    }
+    let read = secret_reads(&scene).await? - reads;
+    // A round that has to wait for its turn reads its Secret anew.
+    ensure!((3..=6).contains(&read), "{read} reads for three Secrets that match");
+    operator.terminate().await.map(drop)
 }
 
 async fn a_namespace_that_goes_takes_only_its_own_along(
