@@ -854,11 +854,6 @@ pub fn imports(calls: &[Call]) -> usize {
     calls.iter().filter(|call| call.operation == Operation::Import).count()
 }
 
-/// Those among calls that were to change something.
-pub fn writes(calls: &[Call]) -> Vec<&Call> {
-    calls.iter().filter(|call| call.method != "GET" && call.status != Some(401)).collect()
-}
-
 /// Checks that a row's message has all of these in it, and reads as a sentence.
 ///
 /// # Errors
@@ -869,16 +864,6 @@ pub fn says(row: &CertificateStatus, words: &[&str]) -> anyhow::Result<()> {
     ensure!(missing.is_empty(), "{missing:?} not in {row:?}");
     ensure!(!message.contains("  "), "a gap in {row:?}");
     Ok(())
-}
-
-/// The certificates of a PEM text, DER.
-///
-/// # Errors
-/// It is no PEM.
-pub fn ders(pem: &str) -> anyhow::Result<Vec<Vec<u8>>> {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject;
-    CertificateDer::pem_slice_iter(pem.as_bytes()).map(|der| Ok(der.context("no PEM")?.to_vec())).collect()
 }
 
 fn is(event: &Event, reason: &str) -> bool {
