@@ -5,6 +5,7 @@ mod bench;
 mod command;
 mod demo;
 mod r#gen;
+mod promises;
 mod test;
 mod tidy;
 mod tools;

@@ -1,0 +1,103 @@
+//! The promise tests, two files at a time: they wait for conditions most of the time, and each has a control plane of its own.
+//! What is promised is left to `e2e/tests`.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use anyhow::{Context, bail};
+use keyvault_sync_e2e::Process;
+use keyvault_sync_e2e::tools as e2e_tools;
+
+use crate::command;
+
+/// The package of the tests that need a cluster.
+pub(crate) const PACKAGE: &str = "keyvault-sync-e2e";
+
+/// Two cores carry two control planes; with more, tests that were quick begin to wait for each other.
+const AT_A_TIME: usize = 2;
+
+/// A file that takes longer hangs: the slowest takes a tenth of it.
+const LIMIT: Duration = Duration::from_secs(45 * 60);
+
+/// Runs all files of promise tests, and the unit tests of what they stand on.
+///
+/// # Errors
+/// Something does not compile, or a file fails: all are run nevertheless, and the error names those that failed.
+pub(crate) fn run() -> anyhow::Result<()> {
+    e2e_tools::ensure_tools()?;
+    // The promises are tested on the operator's binary, which cargo does not build for another crate's tests.
+    command::run(command::cargo(&["build", "--locked", "--package", "keyvault-sync"]))?;
+    command::run(command::cargo(&["test", "--package", PACKAGE, "--locked", "--no-run"]))?;
+    let files = Mutex::new(files()?);
+    let count = files.lock().unwrap_or_else(PoisonError::into_inner).len();
+    println!("{count} files of promise tests, {AT_A_TIME} at a time; each is shown when it has ended");
+    let (failed, shown) = (Mutex::new(Vec::new()), Mutex::new(()));
+    let work = || {
+        loop {
+            let Some(file) = files.lock().unwrap_or_else(PoisonError::into_inner).pop() else { return };
+            println!("   {file} begins");
+            let begun = Instant::now();
+            let (output, result) = play(&file);
+            let _one_at_a_time = shown.lock().unwrap_or_else(PoisonError::into_inner);
+            println!("\n-- {file}, {} s\n{}", begun.elapsed().as_secs(), output.trim_end());
+            if let Err(error) = result {
+                println!("error: {error:#}");
+                failed.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+            }
+        }
+    };
+    thread::scope(|scope| (0..AT_A_TIME).for_each(|_| drop(scope.spawn(work))));
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !failed.is_empty() {
+        bail!(
+            "failed: {}; one again: cargo test --package {PACKAGE} --test {}",
+            failed.join(", "),
+            failed.first().map_or("", String::as_str)
+        );
+    }
+    command::run(command::cargo(&["test", "--package", PACKAGE, "--locked", "--lib"]))?;
+    command::run(command::cargo(&["test", "--package", PACKAGE, "--locked", "--doc"]))
+}
+
+/// The names of the test files. They are taken from the end, so the ones that take longest stand there.
+fn files() -> anyhow::Result<Vec<String>> {
+    let text = command::output(command::cargo(&["metadata", "--no-deps", "--format-version=1", "--locked"]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&text)?;
+    let packages = metadata["packages"].as_array().context("cargo metadata names no packages")?;
+    let package =
+        packages.iter().find(|package| package["name"] == PACKAGE).context("no package of tests")?;
+    let targets = package["targets"].as_array().context("the package of tests has no targets")?;
+    let is_test = |target: &&serde_json::Value| target["kind"][0] == "test";
+    let mut files: Vec<String> = targets
+        .iter()
+        .filter(is_test)
+        .filter_map(|target| Some(target["name"].as_str()?.to_owned()))
+        .collect();
+    files.sort_by_key(|file| LONGEST.iter().rev().position(|long| long == file).map_or(0, |place| place + 1));
+    Ok(files)
+}
+
+/// Begun first, so that the last one to end is a short one.
+const LONGEST: [&str; 4] = ["drift", "deletion_restarts", "crash", "deletion"];
+
+/// Runs one file; its output, and whether it passed.
+fn play(file: &str) -> (String, anyhow::Result<()>) {
+    let log = std::env::temp_dir().join(format!("keyvault-sync-{}-{file}.log", std::process::id()));
+    let result = play_into(file, &log);
+    let output = fs::read_to_string(&log).unwrap_or_default();
+    fs::remove_file(&log).ok();
+    (output, result)
+}
+
+fn play_into(file: &str, log: &Path) -> anyhow::Result<()> {
+    let mut test = command::cargo(&["test", "--quiet", "--package", PACKAGE, "--locked", "--test", file]);
+    test.current_dir(command::root()?);
+    let process = Process::spawn(file, &test, log)?;
+    match process.wait_blocking(LIMIT) {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => bail!("{file} failed ({status})"),
+        None => bail!("{file} did not end in {} s and was ended", LIMIT.as_secs()),
+    }
+}
