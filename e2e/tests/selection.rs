@@ -805,7 +805,15 @@ async fn an_equal_copy_takes_the_place_of_one_whose_namespace_goes_without_a_new
     })
     .await?;
     c.cluster_row(scene.name(), "copy", "Synced").await?;
-    says(&b.cluster_row(scene.name(), "copy", "NameCollision").await?, &[&source])?;
+    scene
+        .cluster_status(scene.name(), "the one that differs to name the new holder", |status| {
+            status.certificates.iter().any(|row| {
+                row.namespace.as_deref() == Some(b.name())
+                    && row.reason == "NameCollision"
+                    && row.message.as_deref().is_some_and(|message| message.contains(&source))
+            })
+        })
+        .await?;
     ensure!(pushed(&scene, SHOP).await?.0 == c.name(), "{:?}", scene.claim(SHOP).await?);
     ensure!(scene.calls().iter().all(|call| call.method != "DELETE"), "{:?}", scene.calls());
     versions_are(&scene, SHOP, 1)
