@@ -34,6 +34,9 @@ keyvault_sync_e2e::promises!(Together:
     a_keyvault_made_anew_with_another_url_deletes_nothing_in_the_old_vault,
     what_cannot_be_resolved_releases_nothing,
     a_resource_that_goes_while_it_is_suspended_leaves_its_certificate_and_that_is_told,
+    suspending_is_heard_by_a_claim_whose_entry_went_with_the_same_edit,
+    retaining_is_heard_by_a_deletion_that_keeps_failing,
+    what_a_resource_said_last_before_it_went_decides,
     a_vault_that_refuses_to_delete_is_asked_a_bounded_number_of_times_and_then_left,
     a_vault_that_throttles_is_asked_until_it_deletes,
     without_a_grant_no_more_nothing_is_called_and_the_certificate_is_left,
@@ -576,6 +579,56 @@ async fn a_resource_that_goes_while_it_is_suspended_leaves_its_certificate_and_t
     untouched(&scene, "web-tls")?;
     let calls = scene.calls().split_off(before);
     ensure!(calls.is_empty(), "{calls:?}");
+    Ok(())
+}
+
+async fn suspending_is_heard_by_a_claim_whose_entry_went_with_the_same_edit(
+    scene: Scene,
+) -> anyhow::Result<()> {
+    pushed(&scene, &["first", "second"]).await?;
+    let mut wish = deleting(&["second"]);
+    wish["suspend"] = json!(true);
+    scene.sync("web", wish).await?;
+    wait::object(&scene.claims(), &scene.claim_name("first"), "to be suspended", |claim| claim.spec.suspend)
+        .await?;
+    // Neither is a renewal pushed, nor does the end of the resource delete anything.
+    scene.renew("first").await?;
+    scene.delete(&scene.syncs(), "web").await?;
+    for certificate in ["first", "second"] {
+        scene.given_up(certificate).await?;
+        scene.told_of("KeyVault", scene.name(), "LeftInVault", &[certificate, "suspended"]).await?;
+        untouched(&scene, certificate)?;
+    }
+    Ok(())
+}
+
+async fn retaining_is_heard_by_a_deletion_that_keeps_failing(scene: Scene) -> anyhow::Result<()> {
+    pushed(&scene, &["first", "second"]).await?;
+    let refusing = scene
+        .fault("first", Fault::new(Effect::status(503, "Unavailable")).operation(Operation::GetCertificate));
+    scene.sync("web", deleting(&["second"])).await?;
+    wait::object(&scene.claims(), &scene.claim_name("first"), "to fail to end", |claim| {
+        claim.spec.release.is_some()
+            && claim.status.as_ref().is_some_and(|status| status.first_failed_at.is_some())
+    })
+    .await?;
+    scene.sync("web", retaining(&["second"])).await?;
+    scene.given_up("first").await?;
+    scene.emulator().clear_fault(refusing);
+    untouched(&scene, "first")
+}
+
+async fn what_a_resource_said_last_before_it_went_decides(scene: Scene) -> anyhow::Result<()> {
+    let names: Vec<String> = (0..30).map(|number| format!("web-{number:02}")).collect();
+    let secrets: Vec<&str> = names.iter().map(String::as_str).collect();
+    pushed(&scene, &secrets).await?;
+    // Nobody waits for the edit to reach thirty claims.
+    scene.sync("web", retaining(&secrets)).await?;
+    scene.delete(&scene.syncs(), "web").await?;
+    for certificate in &secrets {
+        scene.given_up(certificate).await?;
+        untouched(&scene, certificate)?;
+    }
     Ok(())
 }
 

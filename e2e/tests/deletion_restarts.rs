@@ -230,6 +230,21 @@ async fn a_definition_deleted_under_the_running_operator_deletes_nothing(scene: 
         untouched(&scene, certificate)?;
     }
     scene.stage().cluster.apply(&serde_json::to_string(&KeyVaultSync::crd())?).await?;
+    // The kind is there again and the resource is not: that is no proof that anybody deleted it.
+    operator.terminate().await?;
+    let operator = scene.stage().operator().await?;
+    for certificate in ["first", "second"] {
+        let claim = scene.claim_name(certificate);
+        wait::until("the operator to say that the definition is younger", || async {
+            let log = operator.log();
+            let mut lines = log.lines().filter(|line| line.contains(&claim));
+            let said = lines.any(|line| line.contains("the definition is younger than the claim"));
+            Ok(if said { Seen::Done(()) } else { Seen::NotYet("no such line in its log".into()) })
+        })
+        .await?;
+        let claim = scene.claim(certificate).await.context("given up with its definition")?;
+        ensure!(claim.spec.release.is_none(), "{claim:?}");
+    }
     let sync = scene.sync("web", deleting(&["first", "second"])).await?;
     for certificate in ["first", "second"] {
         let is_its = |claim: &KeyVaultCertificate| Some(&claim.spec.owner.uid) == sync.metadata.uid.as_ref();
