@@ -93,7 +93,7 @@ fn breaks() -> String {
         ("", format!("{patch_vault} -p '{{\"spec\":{{\"grants\":{GRANTS}}}}}'")),
         ("the role is lost (403), and given again", format!("{permissions}/none; {compare}")),
         ("", format!("{permissions}/certificates-officer; {compare}")),
-        ("deleted in the vault: found when asked to compare", format!("curl -s -X POST $VAULT/certificates/{CERTIFICATE}/purge; {compare}")),
+        ("deleted in the vault: found when asked to compare, and recovered", format!("curl -s -X POST $VAULT/certificates/{CERTIFICATE}/soft-delete; {compare}")),
         (
             "the vault is busy: three imports are answered 429; then a renewal by the operator's own retries",
             "curl -s $ADMIN/faults -d '{\"operation\":\"Import\",\"times\":3,\"effect\":{\"kind\":\"status\",\"status\":429,\"code\":\"Throttled\",\"retryAfter\":\"3\"}}'".to_owned(),
