@@ -122,7 +122,7 @@ async fn check_one(scene: &Scene, sync: &str, told: &Told, looks: usize) -> anyh
     );
     for warning in &warnings {
         ensure!(
-            warning.type_.as_deref() == Some("Warning") && note(warning).ends_with(message),
+            warning.type_.as_deref() == Some("Warning") && note(warning).ends_with(message.as_str()),
             "{warning:?}"
         );
     }
