@@ -28,6 +28,7 @@ keyvault_sync_e2e::promises!(Together:
     of_two_secrets_after_one_name_the_older_holds_it_whatever_the_younger_does,
     the_name_of_a_secret_that_vanished_is_free_only_after_the_grace_period,
     the_name_of_a_secret_that_stops_matching_is_free_at_once,
+    a_secret_that_is_deleted_and_made_anew_keeps_its_name,
     namespaces_are_chosen_by_name_and_label_and_followed_at_once,
     grants_are_asked_for_each_namespace_that_a_secret_comes_from,
     a_name_after_which_both_kinds_are_has_one_holder_and_goes_to_the_other_when_that_goes,
@@ -405,20 +406,34 @@ async fn the_name_of_a_secret_that_vanished_is_free_only_after_the_grace_period(
 }
 
 async fn the_name_of_a_secret_that_stops_matching_is_free_at_once(scene: Scene) -> anyhow::Result<()> {
-    let [older, younger] = two_after_one_name(&scene).await?;
+    let [_, younger] = two_after_one_name(&scene).await?;
     scene.mark("z-older", json!({"app": null}), json!({})).await?;
     scene.holds("web", "a-younger", &younger).await?;
     selects(&scene, "web", &["a-younger"]).await?;
     versions_are(&scene, "shop", 2)?;
-    // Under another name it is nobody's rival, and as the older one it may have its name back.
+    // Under another name it is nobody's rival; and who has the name keeps it from one that comes back, be it older.
     scene.mark("z-older", json!({"app": "other"}), json!({})).await?;
     selects(&scene, "web", &["a-younger", "z-older"]).await?;
     versions_are(&scene, "other", 1)?;
     scene.mark("z-older", json!({"app": "shop"}), json!({})).await?;
-    scene.row("web", "a-younger", "NameCollision").await?;
-    scene.claimed(&["shop"]).await?;
+    says(&scene.row("web", "z-older", "NameCollision").await?, &["a-younger and z-older"])?;
+    scene.holds("web", "a-younger", &younger).await?;
+    versions_are(&scene, "shop", 2)
+}
+
+async fn a_secret_that_is_deleted_and_made_anew_keeps_its_name(scene: Scene) -> anyhow::Result<()> {
+    let older = scene.renew("z-older").await?;
+    scene.outlive("z-older").await?;
+    scene.renew("a-younger").await?;
+    scene.sync("web", json!({"selector": {"names": ["*"]}, "certificateNameTemplate": "shop"})).await?;
     scene.holds("web", "z-older", &older).await?;
-    versions_are(&scene, "shop", 3)
+    scene.delete(&scene.secrets(), "z-older").await?;
+    scene.row("web", "z-older", "SecretNotFound").await?;
+    // Issued anew, it is the younger one.
+    let renewed = scene.renew("z-older").await?;
+    scene.holds("web", "z-older", &renewed).await?;
+    says(&scene.row("web", "a-younger", "NameCollision").await?, &["z-older and a-younger"])?;
+    versions_are(&scene, "shop", 2)
 }
 
 // Many namespaces.

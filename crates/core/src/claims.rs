@@ -71,6 +71,8 @@ pub struct Source {
 pub struct Row<S> {
     /// The Secret it is about.
     pub source: Source,
+    /// Whether an entry lists it; else the selector matches it.
+    pub is_listed: bool,
     /// The name it wants, where that could be found out.
     pub name: Option<(CertificateName, ClaimName)>,
     /// What its claim is to say, or why it may not have one.
@@ -248,7 +250,7 @@ pub fn wanted<S: Clone>(
     sources_max: usize,
 ) -> Option<Wanted<S>> {
     if !me.shares() {
-        let first = rows.first()?;
+        let first = holder_of(rows, present)?;
         let spec = first.wanted.as_ref().ok()?.clone();
         return Some(Wanted { spec, sources: vec![first.source.clone()] });
     }
@@ -256,6 +258,17 @@ pub fn wanted<S: Clone>(
     let order = in_order(&allowed, present);
     let spec = order.first()?.wanted.as_ref().ok()?.clone();
     Some(Wanted { spec, sources: order.iter().take(sources_max).map(|row| row.source.clone()).collect() })
+}
+
+/// Which of these rows has the name, where it is not shared: an entry before what is selected; of what is selected, the Secret that
+/// has it keeps it (issued anew it is the youngest, and must not lose it for that); else the first.
+fn holder_of<'a, S>(rows: &[&'a Row<S>], present: &[Source]) -> Option<&'a Row<S>> {
+    let first = *rows.first()?;
+    let has_it = |row: &&&Row<S>| {
+        row.wanted.is_ok() && present.first().is_some_and(|source| source.secret == row.source.secret)
+    };
+    let holder = rows.iter().find(has_it).filter(|holder| holder.is_listed || !first.is_listed);
+    Some(holder.copied().unwrap_or(first))
 }
 
 /// Who is pushed does not alternate: present Secrets that are still wanted keep their places, new ones come after them.
@@ -322,13 +335,13 @@ impl<'a, S: Clone + PartialEq> Planning<'a, S> {
         if let Some(first) = &kept {
             self.lingering.push((first.secret.clone(), name.clone()));
         }
-        let holder = kept.as_ref().or(rows.first().map(|first| &first.source));
+        let holder = wanted.as_ref().and_then(|wanted| wanted.sources.first()).cloned();
         for (index, row) in indices.iter().zip(&rows) {
             let outcome = match (&row.wanted, claim, &wanted) {
                 (Err(problem), ..) => Err(problem.clone()),
                 (Ok(_), Some(claim), _) if mine.is_none() => Err(Self::held_by(row, claim)),
                 (Ok(_), _, Some(wanted)) if is_among(row, wanted) => Ok(name.clone()),
-                (Ok(_), ..) => Err(self.second(row, holder)),
+                (Ok(_), ..) => Err(self.second(row, holder.as_ref())),
             };
             if let Some(place) = self.outcomes.get_mut(*index) {
                 *place = outcome;

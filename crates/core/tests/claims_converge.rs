@@ -84,6 +84,7 @@ impl Case {
         });
         rows.map(|(secret, name, is_refused, spec)| Row {
             source: source(*secret),
+            is_listed: secret % 2 == 0,
             name: name.map(|name| named(name, 0)),
             wanted: match (is_refused, name) {
                 (false, Some(_)) => Ok(*spec),

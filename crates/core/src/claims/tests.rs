@@ -41,7 +41,12 @@ fn source(text: &str) -> Source {
 }
 
 fn row(secret: &str, certificate: &str) -> Row<&'static str> {
-    Row { source: source(secret), name: Some(named(certificate, "contoso")), wanted: Ok("spec") }
+    Row {
+        source: source(secret),
+        is_listed: false,
+        name: Some(named(certificate, "contoso")),
+        wanted: Ok("spec"),
+    }
 }
 
 fn refused(row: Row<&'static str>) -> Row<&'static str> {
@@ -49,7 +54,12 @@ fn refused(row: Row<&'static str>) -> Row<&'static str> {
 }
 
 fn without_name(secret: &str) -> Row<&'static str> {
-    Row { source: source(secret), name: None, wanted: Err(Problem::new(Reason::InvalidName, "x")) }
+    Row {
+        source: source(secret),
+        is_listed: true,
+        name: None,
+        wanted: Err(Problem::new(Reason::InvalidName, "x")),
+    }
 }
 
 fn said(sources: &[&str]) -> Wanted<&'static str> {

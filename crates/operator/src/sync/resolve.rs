@@ -168,7 +168,7 @@ impl Resolving<'_> {
             let claim = ClaimName::new(&name, &vault.host);
             (name, claim)
         });
-        Row { source, name, wanted }
+        Row { source, is_listed: entry.is_some(), name, wanted }
     }
 
     fn spec(
