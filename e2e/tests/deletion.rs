@@ -73,26 +73,6 @@ async fn pushed(scene: &Scene, secrets: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A certificate is as it was pushed, and nobody asked for its deletion.
-fn untouched(scene: &Scene, certificate: &str) -> anyhow::Result<()> {
-    let state = scene.state(certificate);
-    ensure!(state == Some(State::Normal), "{certificate} is {state:?}");
-    let deletions = scene.deletions(certificate);
-    ensure!(deletions.is_empty(), "the deletion of {certificate} was asked for: {deletions:?}");
-    let versions = scene.versions(certificate).len();
-    ensure!(versions == 1, "{certificate} has {versions} versions");
-    Ok(())
-}
-
-/// A certificate is soft-deleted by one call, and its claim is gone.
-async fn deleted_once(scene: &Scene, certificate: &str) -> anyhow::Result<()> {
-    scene.soft_deleted(certificate).await.with_context(|| format!("{certificate} was not deleted"))?;
-    scene.given_up(certificate).await?;
-    let deletions = scene.deletions(certificate);
-    ensure!(deletions.len() == 1, "{} deletions: {deletions:?}", deletions.len());
-    Ok(())
-}
-
 fn is_deletion_under_way(call: &Call) -> bool {
     call.operation == Operation::DeleteCertificate && call.status.is_none() && call.ended_us.is_none()
 }
@@ -100,7 +80,7 @@ fn is_deletion_under_way(call: &Call) -> bool {
 async fn an_entry_that_goes_takes_its_certificate_with_it_and_no_other(scene: Scene) -> anyhow::Result<()> {
     pushed(&scene, &["first", "second"]).await?;
     scene.sync("web", deleting(&["second"])).await?;
-    deleted_once(&scene, "first").await?;
+    scene.deleted_once("first").await?;
     let event = scene.told("web", "Deleted", &["first", &scene.host()]).await?;
     ensure!(event.type_.as_deref() == Some("Normal"), "{event:?}");
     let related = event.related.as_ref().context("no related object")?;
@@ -108,7 +88,7 @@ async fn an_entry_that_goes_takes_its_certificate_with_it_and_no_other(scene: Sc
     ensure!(related.name == Some(scene.claim_name("first")), "{related:?}");
     let sync = scene.synced("web", "1/1").await?;
     ensure!(row(&sync, "first").is_none(), "{sync:?}");
-    untouched(&scene, "second")
+    scene.untouched("second")
 }
 
 async fn a_deletion_is_announced_in_the_claim_and_preceded_by_a_look(scene: Scene) -> anyhow::Result<()> {
@@ -123,7 +103,7 @@ async fn a_deletion_is_announced_in_the_claim_and_preceded_by_a_look(scene: Scen
     let in_flight = claim.status.as_ref().and_then(|status| status.in_flight.as_ref());
     ensure!(in_flight.is_some_and(|in_flight| in_flight.act == Act::Delete), "not announced: {claim:?}");
     scene.emulator().clear_fault(held);
-    deleted_once(&scene, "first").await?;
+    scene.deleted_once("first").await?;
     let operations: Vec<Operation> =
         scene.calls_about("first").split_off(before).iter().map(|call| call.operation).collect();
     ensure!(
@@ -140,12 +120,12 @@ async fn a_resource_that_goes_takes_its_certificates_with_it(scene: Scene) -> an
     scene.synced("other", "1/1").await?;
     scene.delete(&scene.syncs(), "web").await?;
     for certificate in ["first", "second"] {
-        deleted_once(&scene, certificate).await?;
+        scene.deleted_once(certificate).await?;
         // There is no resource any more that could be told: the platform team is.
         let event = scene.told_of("KeyVault", scene.name(), "Deleted", &[certificate, &scene.host()]).await?;
         ensure!(event.type_.as_deref() == Some("Normal"), "{event:?}");
     }
-    untouched(&scene, "other")
+    scene.untouched("other")
 }
 
 async fn a_secret_that_the_selector_no_longer_matches_takes_its_certificate_with_it(
@@ -161,15 +141,15 @@ async fn a_secret_that_the_selector_no_longer_matches_takes_its_certificate_with
         .await?;
     scene.synced("web", "3/3").await?;
     scene.mark("first", json!({"sync": null}), json!({})).await?;
-    deleted_once(&scene, "first").await?;
+    scene.deleted_once("first").await?;
     scene.told("web", "Deleted", &["first"]).await?;
     scene.synced("web", "2/2").await?;
     // A narrower selector is the same.
     let narrower = json!({"matchLabels": {"sync": "true"}, "excludeNames": ["sec*"]});
     scene.sync("web", json!({"selector": narrower, "deletionPolicy": "Delete"})).await?;
-    deleted_once(&scene, "second").await?;
+    scene.deleted_once("second").await?;
     scene.synced("web", "1/1").await?;
-    untouched(&scene, "third")
+    scene.untouched("third")
 }
 
 async fn a_new_vault_has_the_certificate_before_the_old_one_loses_it(scene: Scene) -> anyhow::Result<()> {
@@ -189,10 +169,10 @@ async fn a_new_vault_has_the_certificate_before_the_old_one_loses_it(scene: Scen
     ensure!(seen, "nothing was pushed to the new vault");
     let old = scene.claim("web-tls").await?;
     ensure!(old.spec.release.is_none(), "given up before the new one is there: {old:?}");
-    untouched(&scene, "web-tls")?;
+    scene.untouched("web-tls")?;
 
     scene.emulator().clear_fault(held);
-    deleted_once(&scene, "web-tls").await?;
+    scene.deleted_once("web-tls").await?;
     scene.told("web", "Deleted", &["web-tls", &scene.host()]).await?;
     scene.synced("web", "1/1").await?;
     let there = scene.emulator().certificate(&host(&other), "web-tls").context("not in the new vault")?;
@@ -214,19 +194,19 @@ async fn a_new_name_is_in_the_vault_before_the_old_one_is_deleted(scene: Scene) 
         .await?;
     let old = scene.claim("old").await?;
     ensure!(old.spec.release.is_none(), "given up before the new one is there: {old:?}");
-    untouched(&scene, "old")?;
+    scene.untouched("old")?;
     scene.emulator().clear_fault(held);
-    deleted_once(&scene, "old").await?;
+    scene.deleted_once("old").await?;
     scene.told("web", "Deleted", &["old"]).await?;
     scene.synced("web", "1/1").await?;
-    untouched(&scene, "new")
+    scene.untouched("new")
 }
 
 async fn a_namespace_that_goes_takes_its_certificates_with_it(scene: Scene) -> anyhow::Result<()> {
     pushed(&scene, &["first", "second"]).await?;
     scene.delete_namespace().await?;
     for certificate in ["first", "second"] {
-        deleted_once(&scene, certificate).await?;
+        scene.deleted_once(certificate).await?;
         scene.told_of("KeyVault", scene.name(), "Deleted", &[certificate]).await?;
     }
     Ok(())
@@ -256,7 +236,7 @@ async fn a_vanished_secret_takes_its_certificate_with_it_only_after_the_grace_pe
         ensure!(waited + Duration::from_secs(1) >= Duration::from_secs(grace), "{secret}: after {waited:?}");
     }
     scene.row("long", "long", "SecretNotFound").await?;
-    untouched(&scene, "long")?;
+    scene.untouched("long")?;
 
     // The entry goes on: its name is claimed, and the Secret is waited for.
     for secret in ["none", "short"] {
@@ -277,7 +257,7 @@ async fn a_vanished_secret_takes_its_certificate_with_it_only_after_the_grace_pe
     for secret in ["none", "short"] {
         scene.told(secret, "Recovered", &[secret]).await?;
     }
-    untouched(&scene, "long")
+    scene.untouched("long")
 }
 
 fn unix_time() -> Duration {
@@ -303,7 +283,7 @@ async fn a_secret_that_came_back_in_time_keeps_its_certificate(scene: Scene) -> 
     // Of a Secret that vanished later, the period ends later.
     scene.delete(&scene.secrets(), "canary").await?;
     scene.soft_deleted("canary").await?;
-    untouched(&scene, "first")?;
+    scene.untouched("first")?;
     ensure!(imports(&scene.calls_about("first")) == 1, "{:?}", scene.calls_about("first"));
     Ok(())
 }
@@ -325,9 +305,9 @@ async fn the_last_policy_decides(scene: Scene) -> anyhow::Result<()> {
     // In the same moment as the entry.
     scene.sync("to-delete", deleting(&["keep-a"])).await?;
     scene.sync("to-retain", retaining(&["keep-b"])).await?;
-    deleted_once(&scene, "a").await?;
+    scene.deleted_once("a").await?;
     scene.given_up("b").await?;
-    untouched(&scene, "b")?;
+    scene.untouched("b")?;
     // Before the resource.
     scene.sync("gone-deleting", deleting(&["c"])).await?;
     scene.sync("gone-retaining", retaining(&["d"])).await?;
@@ -337,10 +317,10 @@ async fn the_last_policy_decides(scene: Scene) -> anyhow::Result<()> {
     }
     scene.delete(&scene.syncs(), "gone-deleting").await?;
     scene.delete(&scene.syncs(), "gone-retaining").await?;
-    deleted_once(&scene, "c").await?;
+    scene.deleted_once("c").await?;
     scene.given_up("d").await?;
     for certificate in ["d", "keep-a", "keep-b"] {
-        untouched(&scene, certificate)?;
+        scene.untouched(certificate)?;
     }
     Ok(())
 }
@@ -437,7 +417,7 @@ async fn a_resource_replaced_by_force_is_not_deleted_in_the_vault(scene: Scene) 
         replace_by_force(&scene).await?;
         successor(&scene, uid).await?;
     }
-    untouched(&scene, "web-tls")
+    scene.untouched("web-tls")
 }
 
 /// `kubectl replace --force`: deleted, and made again.
@@ -479,7 +459,7 @@ async fn a_keyvault_made_anew_with_the_same_url_deletes_nothing(scene: Scene) ->
     scene.key_vault(scene.name(), scene.open_to_us()).await?;
     scene.synced("web", "2/2").await?;
     for certificate in ["first", "second"] {
-        untouched(&scene, certificate)?;
+        scene.untouched(certificate)?;
     }
     let calls = scene.calls().split_off(before);
     ensure!(writes(&calls).is_empty(), "{:?}", writes(&calls));
@@ -503,7 +483,7 @@ async fn a_keyvault_made_anew_with_another_url_deletes_nothing_in_the_old_vault(
     // There is no way to the old vault any more: its certificate stays, and the platform team is told.
     scene.given_up("web-tls").await?;
     left(&scene, "web-tls", &[]).await?;
-    untouched(&scene, "web-tls")?;
+    scene.untouched("web-tls")?;
     let calls = scene.calls().split_off(before);
     ensure!(calls.is_empty(), "the old vault was called: {calls:?}");
     Ok(())
@@ -545,7 +525,7 @@ async fn what_cannot_be_resolved_releases_nothing(scene: Scene) -> anyhow::Resul
     for certificate in all {
         let claim = scene.claim(certificate).await.context("given up because something could not be seen")?;
         ensure!(claim.spec.release.is_none(), "{claim:?}");
-        untouched(&scene, certificate)?;
+        scene.untouched(certificate)?;
     }
 
     // Put right again, it is as it should be.
@@ -556,10 +536,10 @@ async fn what_cannot_be_resolved_releases_nothing(scene: Scene) -> anyhow::Resul
     for sync in ["by-label", "suspended", "lost", "named"] {
         scene.synced(sync, "1/1").await?;
     }
-    deleted_once(&scene, "suspended").await?;
-    deleted_once(&scene, "lost").await?;
+    scene.deleted_once("suspended").await?;
+    scene.deleted_once("lost").await?;
     for certificate in ["by-label-shop", "kept", "found", "named"] {
-        untouched(&scene, certificate)?;
+        scene.untouched(certificate)?;
     }
     Ok(())
 }
@@ -576,7 +556,7 @@ async fn a_resource_that_goes_while_it_is_suspended_leaves_its_certificate_and_t
     scene.delete(&scene.syncs(), "web").await?;
     scene.given_up("web-tls").await?;
     left(&scene, "web-tls", &["suspended"]).await?;
-    untouched(&scene, "web-tls")?;
+    scene.untouched("web-tls")?;
     let calls = scene.calls().split_off(before);
     ensure!(calls.is_empty(), "{calls:?}");
     Ok(())
@@ -597,7 +577,7 @@ async fn suspending_is_heard_by_a_claim_whose_entry_went_with_the_same_edit(
     for certificate in ["first", "second"] {
         scene.given_up(certificate).await?;
         scene.told_of("KeyVault", scene.name(), "LeftInVault", &[certificate, "suspended"]).await?;
-        untouched(&scene, certificate)?;
+        scene.untouched(certificate)?;
     }
     Ok(())
 }
@@ -615,7 +595,7 @@ async fn retaining_is_heard_by_a_deletion_that_keeps_failing(scene: Scene) -> an
     scene.sync("web", retaining(&["second"])).await?;
     scene.given_up("first").await?;
     scene.emulator().clear_fault(refusing);
-    untouched(&scene, "first")
+    scene.untouched("first")
 }
 
 async fn what_a_resource_said_last_before_it_went_decides(scene: Scene) -> anyhow::Result<()> {
@@ -627,7 +607,7 @@ async fn what_a_resource_said_last_before_it_went_decides(scene: Scene) -> anyho
     scene.delete(&scene.syncs(), "web").await?;
     for certificate in &secrets {
         scene.given_up(certificate).await?;
-        untouched(&scene, certificate)?;
+        scene.untouched(certificate)?;
     }
     Ok(())
 }
@@ -656,7 +636,7 @@ async fn a_vault_that_refuses_to_delete_is_asked_a_bounded_number_of_times_and_t
         ensure!((5..=30).contains(&attempts.len()), "{certificate}: {} attempts", attempts.len());
         ensure!(scene.state(certificate) == Some(State::Normal), "{certificate} was deleted");
     }
-    untouched(&scene, "keep")
+    scene.untouched("keep")
 }
 
 async fn a_vault_that_throttles_is_asked_until_it_deletes(scene: Scene) -> anyhow::Result<()> {
@@ -684,7 +664,7 @@ async fn a_vault_that_throttles_is_asked_until_it_deletes(scene: Scene) -> anyho
     scene.soft_deleted("first").await?;
     scene.given_up("first").await?;
     ensure!(left_at_all(&scene).await? == 0, "told that it is left");
-    untouched(&scene, "keep")
+    scene.untouched("keep")
 }
 
 /// How many Warnings about our KeyVault say that a certificate stays.
@@ -710,7 +690,7 @@ async fn without_a_grant_no_more_nothing_is_called_and_the_certificate_is_left(
     left(&scene, "web-tls", &["NotGranted"]).await?;
     let calls: Vec<Call> = scene.calls().split_off(before);
     ensure!(calls.is_empty(), "{calls:?}");
-    untouched(&scene, "web-tls")
+    scene.untouched("web-tls")
 }
 
 async fn an_entry_taken_back_while_the_deletion_is_on_the_wire_has_its_certificate_at_the_end(

@@ -43,26 +43,6 @@ async fn pushed(scene: &Scene, secrets: &[&str]) -> anyhow::Result<Operator> {
     Ok(operator)
 }
 
-/// A certificate is as it was pushed, and nobody asked for its deletion.
-fn untouched(scene: &Scene, certificate: &str) -> anyhow::Result<()> {
-    let state = scene.state(certificate);
-    ensure!(state == Some(State::Normal), "{certificate} is {state:?}");
-    let deletions = scene.deletions(certificate);
-    ensure!(deletions.is_empty(), "the deletion of {certificate} was asked for: {deletions:?}");
-    let versions = scene.versions(certificate).len();
-    ensure!(versions == 1, "{certificate} has {versions} versions");
-    Ok(())
-}
-
-/// A certificate is soft-deleted by one call, and its claim is gone.
-async fn deleted_once(scene: &Scene, certificate: &str) -> anyhow::Result<()> {
-    scene.soft_deleted(certificate).await?;
-    scene.given_up(certificate).await?;
-    let deletions = scene.deletions(certificate);
-    ensure!(deletions.len() == 1, "{} deletions: {deletions:?}", deletions.len());
-    Ok(())
-}
-
 async fn what_went_while_it_was_down_is_deleted_at_the_next_start(scene: Scene) -> anyhow::Result<()> {
     let operator = pushed(&scene, &["entry", "keep"]).await?;
     let next = scene.neighbour().await?;
@@ -90,15 +70,15 @@ async fn what_went_while_it_was_down_is_deleted_at_the_next_start(scene: Scene) 
     scene.delete(&scene.secrets(), "patient").await?;
     next.delete_namespace().await?;
     for certificate in ["entry", "resource", "labelled", "vanished", "patient", "keep"] {
-        untouched(&scene, certificate)?;
+        scene.untouched(certificate)?;
     }
 
     let operator = scene.stage().operator().await?;
     for certificate in ["entry", "resource", "labelled"] {
-        deleted_once(&scene, certificate).await?;
+        scene.deleted_once(certificate).await?;
     }
     scene.soft_deleted("vanished").await?;
-    deleted_once(&next, "namespaced").await?;
+    next.deleted_once("namespaced").await?;
     for (sync, certificate) in [("web", "entry"), ("labels", "labelled"), ("vanished", "vanished")] {
         scene.told(sync, "Deleted", &[certificate]).await?;
     }
@@ -106,8 +86,8 @@ async fn what_went_while_it_was_down_is_deleted_at_the_next_start(scene: Scene) 
     next.told_of("KeyVault", next.name(), "Deleted", &["namespaced"]).await?;
     // An hour is an hour, whoever was there.
     scene.row("patient", "patient", "SecretNotFound").await?;
-    untouched(&scene, "patient")?;
-    untouched(&scene, "keep")?;
+    scene.untouched("patient")?;
+    scene.untouched("keep")?;
     operator.terminate().await.map(drop)
 }
 
@@ -130,7 +110,7 @@ async fn what_went_and_came_back_while_it_was_down_is_not_deleted(scene: Scene) 
     scene.synced("web", "1/1").await?;
     scene.holds("other", "other", &issued).await?;
     for certificate in ["web-tls", "other"] {
-        untouched(&scene, certificate)?;
+        scene.untouched(certificate)?;
     }
     let calls = scene.calls().split_off(before);
     ensure!(writes(&calls).is_empty(), "{:?}", writes(&calls));
@@ -163,10 +143,10 @@ async fn killed_between_deletion_and_receipt_it_deletes_once_and_ends_the_claim(
 ) -> anyhow::Result<()> {
     killed_in_deletion(&scene, Effect::HangAfter).await?;
     let operator = scene.stage().operator().await?;
-    deleted_once(&scene, "first").await?;
+    scene.deleted_once("first").await?;
     scene.told("web", "Deleted", &["first"]).await?;
     scene.synced("web", "1/1").await?;
-    untouched(&scene, "keep")?;
+    scene.untouched("keep")?;
     operator.terminate().await.map(drop)
 }
 
@@ -181,7 +161,7 @@ async fn killed_between_announcement_and_deletion_it_deletes_once_and_ends_the_c
     let committed = scene.deletions("first").iter().filter(|call| call.committed).count();
     ensure!(committed == 1, "{:?}", scene.deletions("first"));
     scene.told("web", "Deleted", &["first"]).await?;
-    untouched(&scene, "keep")?;
+    scene.untouched("keep")?;
     operator.terminate().await.map(drop)
 }
 
@@ -227,7 +207,7 @@ async fn a_definition_deleted_under_the_running_operator_deletes_nothing(scene: 
         said_unclear(&scene, &operator, certificate).await?;
         let claim = scene.claim(certificate).await.context("given up with its definition")?;
         ensure!(claim.spec.release.is_none(), "{claim:?}");
-        untouched(&scene, certificate)?;
+        scene.untouched(certificate)?;
     }
     scene.stage().cluster.apply(&serde_json::to_string(&KeyVaultSync::crd())?).await?;
     // The kind is there again and the resource is not: that is no proof that anybody deleted it.
@@ -253,13 +233,13 @@ async fn a_definition_deleted_under_the_running_operator_deletes_nothing(scene: 
     }
     scene.synced("web", "2/2").await?;
     for certificate in ["first", "second"] {
-        untouched(&scene, certificate)?;
+        scene.untouched(certificate)?;
     }
     let calls = scene.calls().split_off(before);
     ensure!(writes(&calls).is_empty(), "{:?}", writes(&calls));
     // It has not stopped to work.
     scene.sync("web", deleting(&["second"])).await?;
-    deleted_once(&scene, "first").await?;
+    scene.deleted_once("first").await?;
     operator.terminate().await.map(drop)
 }
 
@@ -280,12 +260,12 @@ async fn an_owner_that_may_not_be_asked_for_is_not_gone(scene: Scene) -> anyhow:
     said_unclear(&scene, &operator, "web-tls").await?;
     let claim = scene.claim("web-tls").await.context("given up because it could not be asked for")?;
     ensure!(claim.spec.release.is_none(), "{claim:?}");
-    untouched(&scene, "web-tls")?;
+    scene.untouched("web-tls")?;
     // May it ask again, it finds out.
     role.rules = cluster_role().rules;
     role.metadata.resource_version = None;
     roles.replace(CLUSTER_ROLE, &PostParams::default(), &role).await?;
-    deleted_once(&scene, "web-tls").await?;
+    scene.deleted_once("web-tls").await?;
     operator.terminate().await.map(drop)
 }
 
@@ -311,7 +291,7 @@ async fn a_claim_restored_without_its_owner_ends_and_deletes_nothing(scene: Scen
     let before = scene.calls().len();
     let operator = scene.stage().operator().await?;
     scene.given_up("web-tls").await?;
-    untouched(&scene, "web-tls")?;
+    scene.untouched("web-tls")?;
     let calls = scene.calls().split_off(before);
     ensure!(writes(&calls).is_empty(), "{:?}", writes(&calls));
     operator.terminate().await.map(drop)
@@ -329,12 +309,12 @@ async fn a_claim_restored_with_its_owner_goes_on_without_a_version(scene: Scene)
     };
     wait::object(&scene.claims(), &scene.claim_name("web-tls"), "to have its new owner", is_its).await?;
     scene.synced("web", "1/1").await?;
-    untouched(&scene, "web-tls")?;
+    scene.untouched("web-tls")?;
     let calls = scene.calls().split_off(before);
     ensure!(writes(&calls).is_empty() && imports(&scene.calls()) == 1, "{:?}", writes(&calls));
     // Its memory is its own again: what it pushed, it deletes.
     scene.delete(&scene.syncs(), "web").await?;
-    deleted_once(&scene, "web-tls").await?;
+    scene.deleted_once("web-tls").await?;
     operator.terminate().await.map(drop)
 }
 
@@ -348,7 +328,7 @@ async fn a_claim_of_another_cluster_id_deletes_nothing(scene: Scene) -> anyhow::
     let event =
         scene.told_of("KeyVault", scene.name(), "LeftInVault", &["web-tls", "another cluster id"]).await?;
     ensure!(event.type_.as_deref() == Some("Warning"), "{event:?}");
-    untouched(&scene, "web-tls")?;
+    scene.untouched("web-tls")?;
     let calls = scene.calls().split_off(before);
     ensure!(writes(&calls).is_empty(), "{:?}", writes(&calls));
     operator.terminate().await.map(drop)

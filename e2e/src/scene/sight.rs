@@ -364,6 +364,32 @@ impl Scene {
         calls
     }
 
+    /// Checks that a certificate is as it was pushed, and that nobody asked for its deletion.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn untouched(&self, certificate: &str) -> anyhow::Result<()> {
+        let state = self.state(certificate);
+        ensure!(state == Some(State::Normal), "{certificate} is {state:?}");
+        let deletions = self.deletions(certificate);
+        ensure!(deletions.is_empty(), "the deletion of {certificate} was asked for: {deletions:?}");
+        let versions = self.versions(certificate).len();
+        ensure!(versions == 1, "{certificate} has {versions} versions");
+        Ok(())
+    }
+
+    /// Waits until a certificate is soft-deleted, by one call, and its claim is gone.
+    ///
+    /// # Errors
+    /// It is not.
+    pub async fn deleted_once(&self, certificate: &str) -> anyhow::Result<()> {
+        self.soft_deleted(certificate).await.with_context(|| format!("{certificate} was not deleted"))?;
+        self.given_up(certificate).await?;
+        let deletions = self.deletions(certificate);
+        ensure!(deletions.len() == 1, "{} deletions: {deletions:?}", deletions.len());
+        Ok(())
+    }
+
     /// The calls of our vault so far.
     pub fn calls(&self) -> Vec<Call> {
         self.emulator().calls(&self.host())

@@ -25,7 +25,7 @@ use crate::context::{Context, reference};
 use crate::disposition::{self, Ready};
 use crate::kubernetes::call;
 use crate::pace::{Permit, Turn};
-use crate::report::{self, Occurrence, Subject, Weight};
+use crate::report::{self, Occurrence, Weight};
 use crate::sync::apply::Failure;
 use crate::sync::{absence, succession};
 use crate::watch::describe;
@@ -261,7 +261,7 @@ async fn refused(
         tracing::debug!(name = claim.name_any(), error = %describe(&error), "claim status not written");
         return Action::requeue(if error.is_race() { RACE_RETRY } else { REMOVAL_RETRY });
     }
-    report::outcome(context, subject(claim), problem.reason, &message, is_news);
+    report::outcome(context, status::subject(claim), problem.reason, &message, is_news);
     if is_news && disposition.warns {
         say(claim, context, Weight::Warning, problem.reason.as_str(), &message).await;
     }
@@ -304,7 +304,7 @@ async fn tell(claim: &KeyVaultCertificate, context: &Context, ending: &Ending) {
         Ending::Gone => (Reason::Synced, format!("claim given up; {host} has no {name} any more")),
         Ending::Left(problem) => (problem.reason, format!("{name} in {host}: {}", problem.message)),
     };
-    report::outcome(context, subject(claim), reason, &text, true);
+    report::outcome(context, status::subject(claim), reason, &text, true);
     let (weight, word) = match ending {
         Ending::Left(_) => (Weight::Warning, Reason::LeftInVault.as_str()),
         Ending::Gone if was_deleted_by_us => (Weight::Normal, "Deleted"),
@@ -341,15 +341,4 @@ fn present_owner(
         let namespace = claim.spec.owner.namespace.as_deref();
         reference(owner.kind.as_str(), namespace, &owner.name, Some(&owner.uid))
     })
-}
-
-fn subject(claim: &KeyVaultCertificate) -> Subject<'_> {
-    Subject {
-        controller: "certificate",
-        kind: crate::owner::kind(claim.spec.owner.kind).as_str(),
-        namespace: crate::owner::namespace(claim),
-        name: &claim.spec.owner.name,
-        certificate: &claim.spec.certificate_name,
-        vault: &claim.spec.vault_host,
-    }
 }

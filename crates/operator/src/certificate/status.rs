@@ -243,15 +243,7 @@ pub(crate) async fn report(
         // Only now is what was found written down.
         context.world.rounds.compared(&uid);
     }
-    let subject = Subject {
-        controller: "certificate",
-        kind: crate::owner::kind(claim.spec.owner.kind).as_str(),
-        namespace: crate::owner::namespace(claim),
-        name: &claim.spec.owner.name,
-        certificate: &claim.spec.certificate_name,
-        vault: &claim.spec.vault_host,
-    };
-    report::outcome(context, subject, reason, &text, is_news);
+    report::outcome(context, subject(claim), reason, &text, is_news);
     tell(context, claim, &before, &outcome, (reason, &text), is_news && disposition.warns).await;
     let routine = if copies.is_incomplete { COPIES_RETRY } else { LOOK_AGAIN };
     if let Outcome::Written(receipt) = &outcome
@@ -268,6 +260,18 @@ pub(crate) async fn report(
         (None, _) => routine,
     };
     Action::requeue(retry.min(routine))
+}
+
+/// Where a claim's outcome belongs: to its owner.
+pub(super) fn subject(claim: &KeyVaultCertificate) -> Subject<'_> {
+    Subject {
+        controller: "certificate",
+        kind: crate::owner::kind(claim.spec.owner.kind).as_str(),
+        namespace: crate::owner::namespace(claim),
+        name: &claim.spec.owner.name,
+        certificate: &claim.spec.certificate_name,
+        vault: &claim.spec.vault_host,
+    }
 }
 
 /// Writes a status. A receipt is not lost to a race: what was done in the vault stays done whoever changed the claim's
