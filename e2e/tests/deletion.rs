@@ -595,6 +595,14 @@ async fn retaining_is_heard_by_a_deletion_that_keeps_failing(scene: Scene) -> an
     scene.sync("web", retaining(&["second"])).await?;
     scene.given_up("first").await?;
     scene.emulator().clear_fault(refusing);
+    // It ended because it was to stay, not because the effort was over; that would be told by now.
+    let renewed = scene.renew("second").await?;
+    scene.holds("web", "second", &renewed).await?;
+    let events = Api::<Event>::namespaced(scene.stage().client().clone(), "default");
+    let left = events.list(&Default::default()).await?.items.into_iter().filter(|event| {
+        event.reason.as_deref() == Some("LeftInVault") && note(event).contains(&scene.host())
+    });
+    ensure!(left.count() == 0, "it was tried to the end");
     scene.untouched("first")
 }
 
