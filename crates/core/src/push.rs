@@ -35,7 +35,7 @@ pub struct Desired {
     pub source: String,
     /// Under which keys the Secret holds certificate and private key: other keys are other content.
     pub keys: [String; 2],
-    /// Tags of the user; [`ownership::user_tags`] has checked them.
+    /// Tags of the user; [`crate::ownership::user_tags`] has checked them.
     pub tags: Tags,
     /// Whether the private key may leave the vault.
     pub exportable: bool,
