@@ -170,7 +170,8 @@ impl<'a, S: Clone + PartialEq> Planning<'a, S> {
     /// Whether a row has its claim and that one is in the vault, as it is to be.
     fn is_in_the_vault(&self, row: usize) -> bool {
         let Some(Ok(name)) = self.outcomes.get(row) else { return false };
-        !self.acted.contains(name) && self.held.get(name).is_some_and(|claim| claim.is_synced)
+        !self.acted.contains(name)
+            && self.held.get(name).is_some_and(|claim| claim.is_synced && claim.release.is_none())
     }
 }
 
