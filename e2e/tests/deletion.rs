@@ -42,6 +42,7 @@ keyvault_sync_e2e::promises!(Together:
     without_a_grant_no_more_nothing_is_called_and_the_certificate_is_left,
     an_entry_taken_back_while_the_deletion_is_on_the_wire_has_its_certificate_at_the_end,
     an_entry_taken_back_while_the_vault_deletes_has_its_certificate_at_the_end,
+    a_deletion_that_ends_between_look_and_import_holds_nothing_up,
     fifty_secrets_go_with_their_namespace_while_the_vault_hangs_and_are_deleted_when_it_is_back,
 );
 
@@ -763,6 +764,23 @@ async fn an_entry_taken_back_while_the_vault_deletes_has_its_certificate_at_the_
     scene.row("web", "first", "BeingDeleted").await?;
     scene.emulator().finish_deletion(&scene.host(), "first");
     back_without_a_version(&scene, &["first", "keep"]).await
+}
+
+async fn a_deletion_that_ends_between_look_and_import_holds_nothing_up(scene: Scene) -> anyhow::Result<()> {
+    pushed(&scene, &["first", "keep"]).await?;
+    scene.emulator().hold_deletions(&scene.host());
+    scene.sync("web", deleting(&["keep"])).await?;
+    scene.given_up("first").await?;
+    let before = imports(&scene.calls());
+    let held = scene.fault("first", Fault::new(Effect::Hang).operation(Operation::Import));
+    scene.sync("web", deleting(&["first", "keep"])).await?;
+    scene.called("the import", |call| call.operation == Operation::Import && call.ended_us.is_none()).await?;
+    // Neither a live nor a deleted one was to be seen; when the vault carries the import out, there is a deleted one.
+    scene.emulator().finish_deletion(&scene.host(), "first");
+    scene.emulator().clear_fault(held);
+    back_without_a_version(&scene, &["first", "keep"]).await?;
+    ensure!(imports(&scene.calls()) == before + 1, "{:?}", writes(&scene.calls()));
+    Ok(())
 }
 
 async fn fifty_secrets_go_with_their_namespace_while_the_vault_hangs_and_are_deleted_when_it_is_back(

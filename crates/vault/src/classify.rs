@@ -285,7 +285,9 @@ impl Call<'_> {
         match (answer.inner.as_deref(), answer.code.as_deref(), self.act) {
             (Some("ObjectIsDeletedButRecoverable"), _, _) => (
                 Reason::SoftDeleted,
-                "a soft-deleted certificate of this name is in the way: recover it, or purge it, in the vault".into(),
+                "a soft-deleted certificate, key or secret of this name is in the way: recover it, or purge it, in the \
+                 vault"
+                    .into(),
             ),
             (Some("ObjectIsBeingDeleted"), _, _) => {
                 (Reason::BeingDeleted, "the vault is deleting it; it is tried again".into())

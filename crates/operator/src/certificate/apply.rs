@@ -11,7 +11,7 @@ use keyvault_sync_core::facts::CertificateFacts;
 use keyvault_sync_core::key::KeyType;
 use keyvault_sync_core::names::CertificateName;
 use keyvault_sync_core::pfx::{self, Pfx, PfxRandomness};
-use keyvault_sync_core::push::{ANNOUNCE_TIME_LIMIT_SECS, Act, Record, Write};
+use keyvault_sync_core::push::{ANNOUNCE_TIME_LIMIT_SECS, Act, Look, Record, Write};
 use keyvault_sync_core::reason::{Problem, Reason};
 use keyvault_sync_core::{chain::CertificateChain, ownership::Tags};
 use keyvault_sync_vault::{Import, Landed, VaultClient, VaultError};
@@ -20,8 +20,9 @@ use kube::api::{Api, PostParams};
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
+use super::observe::Route;
 use super::status::{Deed, Outcome, Receipt};
-use super::{RACE_RETRY, Round, now, observe};
+use super::{RACE_RETRY, Round, ask, now, observe};
 use crate::context::Context;
 use crate::kubernetes::{CallError, call};
 use crate::watch::describe;
@@ -75,9 +76,28 @@ pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
             }
             outcome(&round, write, facts)
         }
-        Err(error) => Outcome::vault(&error, error.landed == Landed::Unknown),
+        Err(error) => not_done(&round, &route, &error).await,
     };
     round.end(outcome).await
+}
+
+/// What follows from a write that the vault did not carry out.
+async fn not_done(round: &Round<'_>, route: &Route, error: &VaultError) -> Outcome {
+    let outcome = Outcome::vault(error, error.landed == Landed::Unknown);
+    if error.problem.reason != Reason::SoftDeleted || round.observed.deleted != Look::Seen(None) {
+        return outcome;
+    }
+    // The look before the import showed no soft-deleted certificate. Either a deletion was completed since, which another look
+    // shows; or what is in the way is a key or a secret.
+    let read = async |client: Arc<VaultClient>| client.deleted(&route.name).await;
+    match ask(round.context, route, "get_deleted", read).await {
+        Ok(Some(_)) => {
+            let (host, name) = (&route.vault.host, &route.name);
+            let message = format!("{host} has just completed the deletion of {name}; it is looked at again");
+            Outcome::refused(Problem::new(Reason::BeingDeleted, message), &round.observed)
+        }
+        Ok(None) | Err(_) => outcome,
+    }
 }
 
 fn operation(write: &Write) -> &'static str {
