@@ -51,6 +51,11 @@ pub(crate) async fn reconcile(
     if claim.spec.release.is_some() {
         return Ok(release::give_up(claim, &context).await);
     }
+    if !context.world.has_owner(&claim) {
+        // Nobody wishes for it now. It is not looked at either: one restored from a backup would remember what it found as its own,
+        // and that is what is deleted when `orphan` gives it up.
+        return Ok(Action::await_change());
+    }
     Ok(Round::begin(claim, &context).run().await)
 }
 
@@ -179,8 +184,8 @@ impl<'a> Round<'a> {
         let shown =
             self.context.world.claim(&self.claim.name_any()).unwrap_or_else(|| Arc::clone(&self.claim));
         let claim = self.context.world.written.newest(shown);
-        if claim.spec.release.is_some() {
-            // Given up while it waited: the next round ends it.
+        if claim.spec.release.is_some() || !self.context.world.has_owner(&claim) {
+            // Given up while it waited, or about to be: that is for the next round.
             self.given_up = true;
             return Ok(false);
         }

@@ -198,6 +198,11 @@ impl World {
         }
     }
 
+    /// Whether the very resource that holds a claim is there, not only one of its name.
+    pub(crate) fn has_owner(&self, claim: &KeyVaultCertificate) -> bool {
+        self.wisher(&WisherKey::of(claim)).is_some_and(|wisher| wisher.uid() == claim.spec.owner.uid)
+    }
+
     /// All wishers.
     pub(crate) fn wishers(&self) -> impl Iterator<Item = Wisher> {
         let namespaced = self.syncs.state().into_iter().map(Wisher::Namespaced);
@@ -286,6 +291,12 @@ impl World {
                 let now = of(Arc::clone(now));
                 let key = now.key();
                 self.index().wishers.entry(key.namespace.clone()).or_default().insert(key.clone());
+                if before.is_none() && self.is_filled() {
+                    // Claims that the watches showed before their owner.
+                    for claim in self.claims_of(&key) {
+                        self.wake.claim(ObjectRef::from_obj(claim.as_ref()));
+                    }
+                }
                 if before.as_ref().is_none_or(|before| is_other_wish(&of(Arc::clone(before)), &now)) {
                     self.wake.sync(key);
                 }
@@ -331,7 +342,7 @@ impl World {
         match change {
             Change::Applied { before, now } => {
                 self.enter(before.as_deref(), Some(now));
-                let (reference, owner) = (ObjectRef::from_obj(now.as_ref()), WisherKey::of(now));
+                let reference = ObjectRef::from_obj(now.as_ref());
                 if before.as_ref().is_none_or(|before| {
                     before.metadata.generation != now.metadata.generation || before.uid() != now.uid()
                 }) {
@@ -341,7 +352,7 @@ impl World {
                     .as_ref()
                     .is_none_or(|before| before.status != now.status || before.spec.owner != now.spec.owner)
                 {
-                    self.wake.sync(owner.clone());
+                    self.wake.sync(WisherKey::of(now));
                 }
                 if before.as_ref().is_some_and(|before| before.spec.owner != now.spec.owner) {
                     // Who waits for the name is told who has it now.
@@ -349,7 +360,7 @@ impl World {
                         self.wake.sync(loser.key());
                     }
                 }
-                if self.wisher(&owner).is_none_or(|wisher| wisher.uid() != now.spec.owner.uid) {
+                if !self.has_owner(now) {
                     self.wake.orphan(reference);
                 }
             }
