@@ -61,8 +61,7 @@ fn check_claims(host: &str, vault: &Vault, claims: &Value) -> Result<(), String>
         return Err(format!("AKV10022: Invalid audience. Expected {}, found: {audience}.", cloud.audience));
     }
     let issuer = claims["iss"].as_str().unwrap_or_default();
-    let expected =
-        [cloud.issuer(&vault.tenant), format!("https://{}/{}/v2.0", cloud.authority, vault.tenant)];
+    let expected = [cloud.issuer(&vault.tenant), cloud.issuer_v2(&vault.tenant)];
     if !expected.iter().any(|expected| expected == issuer) {
         return Err(format!("AKV10032: Invalid issuer. Expected one of {}, found {issuer}.", expected[0]));
     }

@@ -1,5 +1,5 @@
-//! Entra ID: client credentials by secret or federated assertion, exchanged for a token of one audience; and discovery.
-//! Leaves the checking of tokens shown to a vault to auth.rs.
+//! Entra ID: client credentials by secret or federated assertion, exchanged for a token of one audience.
+//! Leaves what it tells of itself to discovery.rs, and the checking of tokens shown to a vault to auth.rs.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -97,11 +97,7 @@ impl Directory {
         form: &BTreeMap<String, String>,
     ) -> Result<Grant, TokenError> {
         let tenant = tenant.to_ascii_lowercase();
-        if !self.tenants.contains(&tenant) {
-            let message =
-                format!("Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID.");
-            return Err(TokenError::request("invalid_request", 90002, message));
-        }
+        self.require_tenant(&tenant, "invalid_request")?;
         let field = |name: &str| form.get(name).map(String::as_str).filter(|value| !value.is_empty());
         let require = |name: &str| {
             field(name).ok_or_else(|| {
@@ -144,6 +140,16 @@ impl Directory {
             }
         }
         Ok(Grant { client_id, audience })
+    }
+
+    /// AADSTS90002 under the name `error` unless there is such a tenant (lower case).
+    pub(crate) fn require_tenant(&self, tenant: &str, error: &str) -> Result<(), TokenError> {
+        if self.tenants.iter().any(|known| known == tenant) {
+            return Ok(());
+        }
+        let message =
+            format!("Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID.");
+        Err(TokenError::request(error, 90002, message))
     }
 
     fn check_assertion(&self, application: &Application, assertion: &str) -> Result<(), TokenError> {
@@ -266,40 +272,4 @@ pub(crate) fn access_token(
         "uti": random::hex32(),
         "ver": "1.0",
     }))
-}
-
-/// `/{tenant}/v2.0/.well-known/openid-configuration`
-pub(crate) fn openid_configuration(cloud: &Cloud, tenant: &str) -> Value {
-    let base = format!("https://{}/{tenant}", cloud.authority);
-    json!({
-        "issuer": format!("{base}/v2.0"),
-        "token_endpoint": format!("{base}/oauth2/v2.0/token"),
-        "authorization_endpoint": format!("{base}/oauth2/v2.0/authorize"),
-        "device_authorization_endpoint": format!("{base}/oauth2/v2.0/devicecode"),
-        "jwks_uri": format!("{base}/discovery/v2.0/keys"),
-        "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt"],
-        "id_token_signing_alg_values_supported": ["RS256"],
-        "response_types_supported": ["code"],
-        "subject_types_supported": ["pairwise"],
-    })
-}
-
-/// `/common/discovery/instance`: which hosts are one and the same cloud.
-pub(crate) fn instance_discovery() -> Value {
-    let metadata: Vec<Value> = crate::cloud::CLOUDS
-        .iter()
-        .map(|cloud| {
-            json!({
-                "preferred_network": cloud.authority,
-                "preferred_cache": cloud.authority,
-                "aliases": [cloud.authority],
-            })
-        })
-        .collect();
-    json!({
-        "tenant_discovery_endpoint":
-            format!("https://{}/common/v2.0/.well-known/openid-configuration", crate::cloud::CLOUDS[0].authority),
-        "api-version": "1.1",
-        "metadata": metadata,
-    })
 }

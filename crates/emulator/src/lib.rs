@@ -11,6 +11,7 @@ mod bundle;
 mod certificates;
 mod cloud;
 mod deleted;
+mod discovery;
 mod entra;
 mod error;
 mod fault;

@@ -26,7 +26,7 @@ use crate::journal::{Beginning, Journal, Operation};
 use crate::jwt::TokenSigner;
 use crate::route::Route;
 use crate::vault::Vaults;
-use crate::{deleted, policy, random, secrets};
+use crate::{deleted, discovery, policy, random, secrets};
 
 /// Bytes of a request's body, at most: a bundle of 25 kB in base64, and room.
 const MAX_BODY: usize = 1024 * 1024;
@@ -272,8 +272,13 @@ impl Service {
                 self.token(cloud, tenant, call).unwrap_or_else(|error| Outcome::token_refused(&error))
             }
             (Operation::Discovery, Some("keys")) => Outcome::ok(self.signer.jwks()),
-            (Operation::Discovery, Some("instance")) => Outcome::ok(entra::instance_discovery()),
-            (Operation::Discovery, _) => Outcome::ok(entra::openid_configuration(cloud, tenant)),
+            (Operation::Discovery, Some("instance")) => {
+                let endpoint = call.query.get("authorization_endpoint").map(String::as_str);
+                told(discovery::instance(&call.host, endpoint))
+            }
+            (Operation::Discovery, _) => {
+                told(discovery::openid_configuration(&self.directory(), cloud, &call.host, tenant))
+            }
             _ => Outcome::refused(&VaultError::method_not_allowed()),
         }
     }
@@ -345,6 +350,11 @@ impl Outcome {
         let code = if error.code == 0 { error.error.clone() } else { format!("AADSTS{}", error.code) };
         Self { status: error.status, code: Some(code), headers, ..Self::ok(error.body(&random::guid())) }
     }
+}
+
+/// A document of Entra ID's, or why there is none.
+fn told(document: Result<Value, TokenError>) -> Outcome {
+    document.map_or_else(|error| Outcome::token_refused(&error), Outcome::ok)
 }
 
 fn insert(headers: &mut HeaderMap, name: &'static str, value: Option<&str>) {

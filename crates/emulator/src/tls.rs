@@ -68,7 +68,7 @@ fn server() -> Result<CertificateParams, rcgen::Error> {
     let mut names = vec!["localhost".to_owned()];
     for cloud in &CLOUDS {
         names.push(format!("*.{}", cloud.vault_suffix));
-        names.push(cloud.authority.to_owned());
+        names.extend(cloud.hosts.iter().map(|host| (*host).to_owned()));
     }
     let mut params = CertificateParams::new(names)?;
     for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {

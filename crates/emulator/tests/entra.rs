@@ -4,9 +4,7 @@
 
 mod common;
 
-use common::{
-    AUDIENCE, CLIENT, ENTRA, Key, SECRET, SUBJECT, TENANT, TestIssuer, VAULT, World, make, unix_now,
-};
+use common::{AUDIENCE, CLIENT, Key, SECRET, SUBJECT, TENANT, TestIssuer, VAULT, World, make, unix_now};
 use keyvault_emulator::{Emulator, Operation, Permissions};
 use reqwest::Method;
 use serde_json::json;
@@ -169,18 +167,4 @@ async fn each_operation_needs_its_own_permission() {
     }
     world.emulator.deny(VAULT, CLIENT);
     assert_eq!(world.get("certificates").await.refusal(), (403, "Forbidden", "ForbiddenByRbac"));
-}
-
-#[tokio::test]
-async fn clients_can_discover_the_token_endpoint() {
-    let world = World::start().await;
-    let get = async |path: &str| {
-        world.request(Method::GET, &format!("https://{ENTRA}/{path}"), None, None).await.ok()
-    };
-    let configuration = get(&format!("{TENANT}/v2.0/.well-known/openid-configuration")).await;
-    assert_eq!(configuration["token_endpoint"], format!("https://{ENTRA}/{TENANT}/oauth2/v2.0/token"));
-    let keys = get(&format!("{TENANT}/discovery/v2.0/keys")).await;
-    assert_eq!(keys["keys"][0]["kty"], "RSA");
-    let instance = get("common/discovery/instance?api-version=1.1").await;
-    assert_eq!(instance["metadata"][0]["preferred_network"], ENTRA);
 }

@@ -29,6 +29,41 @@ pub const PASSWORD: &str = "a bundle's password";
 /// Far more than any step takes on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A cloud, as Microsoft documents it ("National clouds") and its Entra ID describes it.
+pub struct TestCloud {
+    pub vault: &'static str,
+    pub audience: &'static str,
+    /// Every host of its Entra ID, the preferred one first.
+    pub entra: &'static [&'static str],
+    pub cache: &'static str,
+    /// Issuer host of version 1 tokens.
+    pub issuer: &'static str,
+}
+
+pub const CLOUDS: [TestCloud; 3] = [
+    TestCloud {
+        vault: VAULT,
+        audience: AUDIENCE,
+        entra: &[ENTRA, "login.windows.net", "login.microsoft.com", "sts.windows.net"],
+        cache: "login.windows.net",
+        issuer: "sts.windows.net",
+    },
+    TestCloud {
+        vault: "contoso.vault.azure.cn",
+        audience: "https://vault.azure.cn",
+        entra: &["login.partner.microsoftonline.cn", "login.chinacloudapi.cn"],
+        cache: "login.partner.microsoftonline.cn",
+        issuer: "sts.chinacloudapi.cn",
+    },
+    TestCloud {
+        vault: "contoso.vault.usgovcloudapi.net",
+        audience: "https://vault.usgovcloudapi.net",
+        entra: &["login.microsoftonline.us", "login.usgovcloudapi.net"],
+        cache: "login.microsoftonline.us",
+        issuer: "sts.windows.net",
+    },
+];
+
 pub struct World {
     pub emulator: Emulator,
     pub client: Client,
@@ -115,12 +150,14 @@ impl World {
 
     /// A token request to Entra ID.
     pub async fn token_request(&self, tenant: &str, form: &[(&str, &str)]) -> Answer {
+        self.token_request_at(&format!("https://{ENTRA}/{tenant}/oauth2/v2.0/token"), form).await
+    }
+
+    /// A token request to a token endpoint.
+    pub async fn token_request_at(&self, url: &str, form: &[(&str, &str)]) -> Answer {
         let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
-        let request = self
-            .client
-            .post(format!("https://{ENTRA}/{tenant}/oauth2/v2.0/token"))
-            .header("content-type", "application/x-www-form-urlencoded")
-            .body(body);
+        let request =
+            self.client.post(url).header("content-type", "application/x-www-form-urlencoded").body(body);
         Answer::of(request.send().await.unwrap()).await
     }
 }
@@ -131,11 +168,12 @@ pub fn client(emulator: &Emulator, http1: bool) -> Client {
     let mut builder = Client::builder()
         .tls_certs_only([reqwest::Certificate::from_pem(emulator.ca_pem().as_bytes()).unwrap()])
         .no_proxy()
-        .timeout(PATIENCE)
-        .resolve("other.vault.azure.net", address)
-        .resolve("contoso.vault.azure.cn", address)
-        .resolve(VAULT, address)
-        .resolve(ENTRA, address);
+        .timeout(PATIENCE);
+    let vaults =
+        [VAULT, "other.vault.azure.net", "contoso.vault.azure.cn", "contoso.vault.usgovcloudapi.net"];
+    for host in vaults.iter().chain(CLOUDS.iter().flat_map(|cloud| cloud.entra)) {
+        builder = builder.resolve(host, address);
+    }
     if http1 {
         builder = builder.http1_only();
     }
