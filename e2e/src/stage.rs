@@ -305,12 +305,12 @@ async fn federate(cluster: &LocalCluster, emulator: &Emulator, more: &[Value]) -
     emulator.add_application(Application {
         tenant_id: TENANT.to_owned(),
         client_id: CLIENT.to_owned(),
-        secret: None,
         federated: vec![FederatedCredential {
             issuer: cluster.issuer().to_owned(),
             subject: format!("system:serviceaccount:{OPERATOR}:{OPERATOR}"),
             audience: AUDIENCE.to_owned(),
         }],
+        ..Application::default()
     });
     Ok(())
 }

@@ -11,6 +11,8 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyvault_emulator::FederatedCredential;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
 
 /// Random bytes of a client secret that the emulator makes.
@@ -42,6 +44,9 @@ pub(crate) struct Config {
     /// File with the application's client secret [default: one is made, and its file named]
     #[arg(long, value_name = "FILE")]
     pub(crate) client_secret_file: Option<PathBuf>,
+    /// PEM file with a certificate that the application signs assertions with (RSA); repeat for more
+    #[arg(long, value_name = "FILE")]
+    pub(crate) client_certificate: Vec<PathBuf>,
     /// Keys of an OpenID issuer whose assertions are checked: ISSUER=JWKS_FILE; repeat for more
     #[arg(long, value_name = "ISSUER=FILE", value_parser = issuer)]
     pub(crate) trust_issuer: Vec<(String, PathBuf)>,
@@ -89,6 +94,18 @@ impl Config {
             path.display()
         );
         Ok((secret, path))
+    }
+
+    /// The application's certificates, in DER: the first of each file, which may have its chain and key besides.
+    pub(crate) fn client_certificates(&self) -> anyhow::Result<Vec<Vec<u8>>> {
+        self.client_certificate
+            .iter()
+            .map(|path| {
+                let der = CertificateDer::from_pem_file(path)
+                    .with_context(|| format!("cannot read a PEM certificate from {}", path.display()))?;
+                Ok(der.to_vec())
+            })
+            .collect()
     }
 
     /// The issuers to trust, with their keys.

@@ -1,10 +1,12 @@
-//! Entra ID: client credentials by secret or federated assertion, exchanged for a token of one audience.
-//! Leaves what it tells of itself to discovery.rs, and the checking of tokens shown to a vault to auth.rs.
+//! Entra ID: client credentials by secret or assertion, exchanged for a token of one audience.
+//! Leaves assertions signed with a certificate to client_certificate.rs, what it tells of itself to discovery.rs, and the
+//! checking of tokens shown to a vault to auth.rs.
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 
+use crate::client_certificate;
 use crate::cloud::Cloud;
 use crate::error::TokenError;
 use crate::jwt::{self, SignatureFault, TokenSigner};
@@ -20,8 +22,8 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer
 /// Resources besides the vaults that a token may be asked for, so that a test can show a vault the wrong one.
 const OTHER_RESOURCES: [&str; 2] = ["https://management.azure.com", "https://graph.microsoft.com"];
 
-/// An application (service principal or managed identity) of a tenant.
-#[derive(Clone, PartialEq, Eq)]
+/// An application (service principal) of a tenant. What it is not given, it cannot prove itself by.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Application {
     /// Tenant (directory) id.
     pub tenant_id: String,
@@ -29,6 +31,10 @@ pub struct Application {
     pub client_id: String,
     /// Client secret, if it has one.
     pub secret: Option<String>,
+    /// Client secrets that it had and that have expired.
+    pub expired_secrets: Vec<String>,
+    /// Certificates registered with it, in DER: what it signs with the key of one of them is its own word (RSA only).
+    pub certificates: Vec<Vec<u8>>,
     /// Whose tokens are taken in its stead; Entra ID allows 20.
     pub federated: Vec<FederatedCredential>,
 }
@@ -39,6 +45,8 @@ impl std::fmt::Debug for Application {
             .field("tenant_id", &self.tenant_id)
             .field("client_id", &self.client_id)
             .field("secret", &self.secret.as_ref().map(|_| "<redacted>"))
+            .field("expired_secrets", &self.expired_secrets.len())
+            .field("certificates", &self.certificates.len())
             .field("federated", &self.federated)
             .finish()
     }
@@ -127,13 +135,9 @@ impl Directory {
                     let message = format!("The client_assertion_type must be '{JWT_BEARER}'.");
                     return Err(TokenError::request("invalid_request", 50027, message));
                 }
-                self.check_assertion(application, assertion)?;
+                self.check_assertion(cloud, &tenant, application, assertion)?;
             }
-            (None, Some(secret)) if application.secret.as_deref() == Some(secret) => {}
-            (None, Some(_)) => {
-                let message = format!("Invalid client secret provided for app '{client_id}'.");
-                return Err(TokenError::client(7_000_215, message));
-            }
+            (None, Some(secret)) => check_secret(application, secret)?,
             (None, None) => {
                 let message = "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.";
                 return Err(TokenError::client(7_000_218, message));
@@ -152,9 +156,28 @@ impl Directory {
         Err(TokenError::request(error, 90002, message))
     }
 
-    fn check_assertion(&self, application: &Application, assertion: &str) -> Result<(), TokenError> {
-        let malformed = || TokenError::client(50027, "JWT token is invalid or malformed.");
+    fn check_assertion(
+        &self,
+        cloud: &Cloud,
+        tenant: &str,
+        application: &Application,
+        assertion: &str,
+    ) -> Result<(), TokenError> {
         let claims = jwt::unverified_claims(assertion).map_err(|_| malformed())?;
+        if client_certificate::is_own(&claims, &application.client_id) {
+            client_certificate::check(cloud, tenant, application, assertion, &claims)?;
+        } else {
+            self.check_federated(application, assertion, &claims)?;
+        }
+        check_validity(&claims)
+    }
+
+    fn check_federated(
+        &self,
+        application: &Application,
+        assertion: &str,
+        claims: &Value,
+    ) -> Result<(), TokenError> {
         let text = |claim: &str| claims[claim].as_str().unwrap_or_default();
         self.match_federated(application, text("iss"), text("sub"), &claims["aud"])?;
         let jwks = self.issuers.get(text("iss")).ok_or_else(|| {
@@ -164,14 +187,13 @@ impl Directory {
             );
             TokenError::client(50166, message)
         })?;
-        jwt::verified_claims(assertion, jwks).map_err(|fault| match fault {
+        jwt::verified_claims(assertion, jwks).map(|_| ()).map_err(|fault| match fault {
             SignatureFault::Malformed => malformed(),
             SignatureFault::KeyNotFound => signature_refused("The key was not found."),
             SignatureFault::Invalid => {
                 signature_refused("Key was found, but use of the key to verify the signature failed.")
             }
-        })?;
-        check_validity(&claims)
+        })
     }
 
     /// Which of issuer, subject and audience nobody matches, in the order in which Entra ID looks.
@@ -206,6 +228,22 @@ impl Directory {
             Ok(())
         }
     }
+}
+
+fn check_secret(application: &Application, secret: &str) -> Result<(), TokenError> {
+    let client_id = &application.client_id;
+    if application.secret.as_deref() == Some(secret) {
+        return Ok(());
+    }
+    if application.expired_secrets.iter().any(|expired| expired == secret) {
+        let message = format!("The provided client secret keys for app '{client_id}' are expired.");
+        return Err(TokenError::client(7_000_222, message));
+    }
+    Err(TokenError::client(7_000_215, format!("Invalid client secret provided for app '{client_id}'.")))
+}
+
+pub(crate) fn malformed() -> TokenError {
+    TokenError::client(50027, "JWT token is invalid or malformed.")
 }
 
 fn signature_refused(reason: &str) -> TokenError {

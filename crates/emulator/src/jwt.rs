@@ -72,11 +72,7 @@ pub(crate) fn verified_claims(token: &str, jwks: &Value) -> Result<Value, Signat
     if !ALGORITHMS.contains(&header.alg) {
         return Err(SignatureFault::Malformed);
     }
-    let mut validation = Validation::new(header.alg);
-    validation.required_spec_claims.clear();
-    validation.validate_exp = false;
-    validation.validate_aud = false;
-
+    let validation = signature_only(header.alg);
     let keys = jwks["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut fault = SignatureFault::KeyNotFound;
     for key in keys.iter().filter(|key| header.kid.is_none() || key["kid"].as_str() == header.kid.as_deref())
@@ -90,4 +86,20 @@ pub(crate) fn verified_claims(token: &str, jwks: &Value) -> Result<Value, Signat
         }
     }
     Err(fault)
+}
+
+/// Whether `key` signed `token` with one of `algorithms`. No claim is judged.
+pub(crate) fn is_signed_by(token: &str, key: &DecodingKey, algorithms: &[Algorithm]) -> bool {
+    jsonwebtoken::decode_header(token).is_ok_and(|header| {
+        algorithms.contains(&header.alg)
+            && jsonwebtoken::decode::<Value>(token, key, &signature_only(header.alg)).is_ok()
+    })
+}
+
+fn signature_only(algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_aud = false;
+    validation
 }

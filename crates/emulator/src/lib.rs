@@ -9,6 +9,7 @@ mod answer;
 mod auth;
 mod bundle;
 mod certificates;
+mod client_certificate;
 mod cloud;
 mod deleted;
 mod discovery;

@@ -47,7 +47,9 @@ fn furnish(emulator: &Emulator, config: &Config, secret: String) -> anyhow::Resu
         tenant_id: config.tenant.clone(),
         client_id: config.application.clone(),
         secret: Some(secret),
+        certificates: config.client_certificates()?,
         federated: config.federated.clone(),
+        ..Application::default()
     });
     for vault in &config.vaults {
         emulator.add_vault(vault, &config.tenant);

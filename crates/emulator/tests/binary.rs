@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Answer, Key, PATIENCE, SUBJECT, TestIssuer, make};
+use common::{Answer, ClientCertificate, Key, PATIENCE, SUBJECT, TestIssuer, make};
 use reqwest::{Certificate, Client, Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
@@ -80,6 +80,8 @@ async fn flags_set_up_federation_and_the_admin_api_looks_and_breaks() {
     let issuer = TestIssuer::new("key-1");
     let (jwks, secret, ca) = ("jwks.json", "secret", "ca.pem");
     let file = |name: &str| cache.path().join(name).display().to_string();
+    let certificate = ClientCertificate::new(-1, 1);
+    std::fs::write(file("certificate.pem"), certificate.pem()).unwrap();
     std::fs::write(file(jwks), issuer.jwks().to_string()).unwrap();
     std::fs::write(file(secret), "hush\n").unwrap();
     let (host, tenant, app) = ("fabrikam.vault.azure.net", "tenant-1", "app-1");
@@ -100,6 +102,8 @@ async fn flags_set_up_federation_and_the_admin_api_looks_and_breaks() {
             &format!("issuer={},subject={SUBJECT}", common::ISSUER),
             "--client-secret-file",
             &file(secret),
+            "--client-certificate",
+            &file("certificate.pem"),
             "--trust-issuer",
             &format!("{}={}", common::ISSUER, file(jwks)),
             "--ca-out",
@@ -117,17 +121,22 @@ async fn flags_set_up_federation_and_the_admin_api_looks_and_breaks() {
         .resolve(common::ENTRA, address)
         .build()
         .unwrap();
-    let assertion = issuer.assertion(json!({}));
-    let form = [
-        ("grant_type", "client_credentials"),
-        ("client_id", app),
-        ("scope", "https://vault.azure.net/.default"),
-        ("client_assertion", &assertion),
-        ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
-    ];
-    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
-    let token = client.post(format!("https://{}/{tenant}/oauth2/v2.0/token", common::ENTRA)).body(body);
-    let token = Answer::of(token.send().await.unwrap()).await.ok();
+    let endpoint = format!("https://{}/{tenant}/oauth2/v2.0/token", common::ENTRA);
+    let now = common::unix_now();
+    let own = json!({"iss": app, "sub": app, "aud": endpoint, "nbf": now, "exp": now + 600});
+    let header = json!({"alg": "RS256", "x5t#S256": certificate.thumbprint()});
+    let mut token = Value::Null;
+    for assertion in [certificate.sign(header, &own), issuer.assertion(json!({}))] {
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("client_id", app),
+            ("scope", common::SCOPE),
+            ("client_assertion", &assertion),
+            ("client_assertion_type", common::JWT_BEARER),
+        ];
+        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+        token = Answer::of(client.post(&endpoint).body(body).send().await.unwrap()).await.ok();
+    }
     let token = token["access_token"].as_str().unwrap();
     let import = async || {
         let url = format!("https://{host}/certificates/web/import?api-version=7.4");
@@ -235,7 +244,8 @@ async fn soft_delete_is_steered_by_flags_and_by_the_admin_api() {
 #[test]
 fn what_cannot_be_is_refused_with_a_sentence_and_status_1() {
     let cache = tempfile::tempdir().unwrap();
-    let rows: [(&[&str], &str); 4] = [
+    let rows: [(&[&str], &str); 5] = [
+        (&["--listen", "127.0.0.1:0", "--client-certificate", "/nowhere.pem"], "/nowhere.pem"),
         (&["--listen", "0.0.0.0:0"], "no loopback address"),
         (&["--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0"], "no loopback address"),
         (&["--listen", "127.0.0.1:0", "--client-secret-file", "/nonexistent"], "/nonexistent"),

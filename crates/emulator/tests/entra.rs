@@ -4,13 +4,13 @@
 
 mod common;
 
-use common::{AUDIENCE, CLIENT, Key, SECRET, SUBJECT, TENANT, TestIssuer, VAULT, World, make, unix_now};
+use common::{
+    AUDIENCE, CLIENT, JWT_BEARER, Key, SCOPE, SECRET, SUBJECT, TENANT, TestIssuer, VAULT, World, make,
+    unix_now,
+};
 use keyvault_emulator::{Emulator, Operation, Permissions};
 use reqwest::Method;
 use serde_json::json;
-
-const SCOPE: &str = "https://vault.azure.net/.default";
-const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 #[tokio::test]
 async fn a_token_is_given_for_a_good_assertion_or_secret_and_opens_the_vault() {
@@ -39,6 +39,7 @@ async fn a_token_is_given_for_a_good_assertion_or_secret_and_opens_the_vault() {
 #[tokio::test]
 async fn every_wrong_token_request_gets_its_own_aadsts_code() {
     let world = World::start().await;
+    world.change_application(|application| application.expired_secrets = vec!["yesterday's".into()]);
     let now = unix_now();
     let good = world.issuer.assertion(json!({}));
     let stranger = TestIssuer::new("key-1").assertion(json!({}));
@@ -60,6 +61,7 @@ async fn every_wrong_token_request_gets_its_own_aadsts_code() {
         ("unknown tenant", other, CLIENT, SCOPE, assertion(&good), 400, "invalid_request", 90002),
         ("unknown application", TENANT, other, SCOPE, assertion(&good), 400, "unauthorized_client", 700016),
         ("wrong secret", TENANT, CLIENT, SCOPE, secret("wrong"), 401, "invalid_client", 7000215),
+        ("expired secret", TENANT, CLIENT, SCOPE, secret("yesterday's"), 401, "invalid_client", 7000222),
         ("no proof", TENANT, CLIENT, SCOPE, vec![], 401, "invalid_client", 7000218),
         ("no JWT", TENANT, CLIENT, SCOPE, assertion("x"), 401, "invalid_client", 50027),
         ("wrong issuer", TENANT, CLIENT, SCOPE, assertion(&issuer), 401, "invalid_client", 700211),

@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding, RsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -76,19 +79,17 @@ impl World {
         let issuer = TestIssuer::new("key-1");
         emulator.add_vault(VAULT, TENANT);
         emulator.trust_issuer(ISSUER, issuer.jwks());
-        emulator.add_application(Application {
-            tenant_id: TENANT.into(),
-            client_id: CLIENT.into(),
-            secret: Some(SECRET.into()),
-            federated: vec![FederatedCredential {
-                issuer: ISSUER.into(),
-                subject: SUBJECT.into(),
-                audience: EXCHANGE.into(),
-            }],
-        });
+        emulator.add_application(application());
         emulator.allow(VAULT, CLIENT, Permissions::all());
         let client = client(&emulator, false);
         Self { emulator, client, issuer }
+    }
+
+    /// The application, with more or other proofs.
+    pub fn change_application(&self, change: impl FnOnce(&mut Application)) {
+        let mut application = application();
+        change(&mut application);
+        self.emulator.add_application(application);
     }
 
     pub fn token(&self) -> String {
@@ -162,6 +163,20 @@ impl World {
     }
 }
 
+fn application() -> Application {
+    Application {
+        tenant_id: TENANT.into(),
+        client_id: CLIENT.into(),
+        secret: Some(SECRET.into()),
+        federated: vec![FederatedCredential {
+            issuer: ISSUER.into(),
+            subject: SUBJECT.into(),
+            audience: EXCHANGE.into(),
+        }],
+        ..Application::default()
+    }
+}
+
 /// A client whose connections to the emulator's hosts go to where it listens.
 pub fn client(emulator: &Emulator, http1: bool) -> Client {
     let address: SocketAddr = emulator.address();
@@ -178,6 +193,16 @@ pub fn client(emulator: &Emulator, http1: bool) -> Client {
         builder = builder.http1_only();
     }
     builder.build().unwrap()
+}
+
+pub const SCOPE: &str = "https://vault.azure.net/.default";
+pub const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// A token request with this proof.
+pub fn form<'a>(scope: &'a str, proof: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let mut form = vec![("grant_type", "client_credentials"), ("client_id", CLIENT), ("scope", scope)];
+    form.extend(proof);
+    form
 }
 
 /// An answer read to its end.
@@ -249,6 +274,49 @@ impl TestIssuer {
             claims[name] = value.clone();
         }
         self.sign(&claims)
+    }
+}
+
+/// A certificate that an application proves itself by, with its key.
+pub struct ClientCertificate {
+    key: KeyPair,
+    pub der: Vec<u8>,
+    pem: String,
+}
+
+impl ClientCertificate {
+    /// Self-signed, with an RSA key; holds from and to so many days from now.
+    pub fn new(from: i64, to: i64) -> Self {
+        let key = Key::Rsa(2048).generate();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "an application");
+        params.not_before = OffsetDateTime::now_utc() + time::Duration::days(from);
+        params.not_after = OffsetDateTime::now_utc() + time::Duration::days(to);
+        let certificate = params.self_signed(&key).unwrap();
+        Self { key, der: certificate.der().to_vec(), pem: certificate.pem() }
+    }
+
+    /// `x5t#S256`.
+    pub fn thumbprint(&self) -> String {
+        URL_SAFE_NO_PAD.encode(digest(&SHA256, &self.der))
+    }
+
+    /// Key and certificate in one PEM text.
+    pub fn pem(&self) -> String {
+        self.key.serialize_pem() + &self.pem
+    }
+
+    /// An assertion with these headers besides `typ`; signed with what `alg` says, or with PKCS#1 where that is no RSA.
+    pub fn sign(&self, mut header: Value, claims: &Value) -> String {
+        header["typ"] = json!("JWT");
+        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", encode(&header), encode(claims));
+        let key = RsaKeyPair::from_pkcs8(self.key.serialized_der()).unwrap();
+        let padding: &dyn RsaEncoding =
+            if header["alg"] == "PS256" { &RSA_PSS_SHA256 } else { &RSA_PKCS1_SHA256 };
+        let mut signature = vec![0; key.public_modulus_len()];
+        key.sign(padding, &SystemRandom::new(), signed.as_bytes(), &mut signature).unwrap();
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 }
 

@@ -106,12 +106,12 @@ impl World {
         emulator.add_application(Application {
             tenant_id: TENANT.into(),
             client_id: CLIENT.into(),
-            secret: None,
             federated: vec![FederatedCredential {
                 issuer: ISSUER.into(),
                 subject: SUBJECT.into(),
                 audience: AUDIENCE.into(),
             }],
+            ..Application::default()
         });
         emulator.allow(VAULT, CLIENT, Permissions::certificates_officer());
         let token_file = TokenFile::new(&accounts.good_token());
