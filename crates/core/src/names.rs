@@ -59,6 +59,17 @@ impl Cloud {
             Cloud::UsGovernment => "https://vault.usgovcloudapi.net/.default",
         }
     }
+
+    /// The audience of a ServiceAccount token that Entra ID exchanges for one of its own. Federated credentials name it.
+    ///
+    /// Source: <https://learn.microsoft.com/entra/workload-id/workload-identity-federation-config-app-trust-managed-identity>.
+    pub fn exchange_audience(self) -> &'static str {
+        match self {
+            Cloud::Public => "api://AzureADTokenExchange",
+            Cloud::China => "api://AzureADTokenExchangeChina",
+            Cloud::UsGovernment => "api://AzureADTokenExchangeUSGov",
+        }
+    }
 }
 
 /// The host of one vault, lower case: `contoso.vault.azure.net`. Memory, claims and budgets are keyed by it.

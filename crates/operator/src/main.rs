@@ -33,7 +33,9 @@ use clap::Parser;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
 use keyvault_sync_core::ownership::ClusterId;
-use keyvault_sync_vault::{Transport, TransportSettings};
+use keyvault_sync_core::reason::{Problem, Reason};
+use keyvault_sync_core::secret_bytes::SecretBytes;
+use keyvault_sync_vault::{Proofs, SecretEdition, ServiceAccount, Transport, TransportSettings};
 use kube::api::Api;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -95,7 +97,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let health =
         tokio::spawn(health::serve(settings.health_address, readiness.clone(), Arc::clone(&metrics)));
-    let transport = Transport::new(&transport_settings(&settings)?)
+    let transport = Transport::new(&transport_settings(&settings)?, Arc::new(NoProofs))
         .context("the connection to Azure cannot be set up")?;
     let client = kubernetes::client().await.context("the Kubernetes API server cannot be reached")?;
     let work = async {
@@ -263,7 +265,33 @@ fn transport_settings(settings: &Settings) -> anyhow::Result<TransportSettings> 
         emulator_address: settings.emulator_address,
         ca_bundle_pem,
         authority_host: settings.authority_host.clone(),
+        imds_endpoint: None,
     })
+}
+
+/// Of the identities only the operator's own is supported, which needs no proof but its token file.
+#[derive(Debug)]
+struct NoProofs;
+
+impl NoProofs {
+    fn none<T>() -> Result<T, Problem> {
+        Err(Problem::new(Reason::Unsupported, "this kind of identity is not supported by this version"))
+    }
+}
+
+#[async_trait::async_trait]
+impl Proofs for NoProofs {
+    async fn client_secret(&self, _: &SecretEdition) -> Result<SecretBytes, Problem> {
+        Self::none()
+    }
+
+    async fn client_certificate(&self, _: &SecretEdition) -> Result<(Vec<u8>, SecretBytes), Problem> {
+        Self::none()
+    }
+
+    async fn service_account_token(&self, _: &ServiceAccount, _: &str) -> Result<SecretBytes, Problem> {
+        Self::none()
+    }
 }
 
 /// The pod's name, for Events.

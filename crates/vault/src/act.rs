@@ -4,6 +4,10 @@
 /// What a call wants from the vault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
+    /// To be there, and to ask for a token.
+    Reach,
+    /// To take the token and answer a read of a certificate that nobody has.
+    Contact,
     Read,
     ReadDeleted,
     List,
@@ -21,7 +25,7 @@ impl Act {
     /// Whether the vault is another one afterwards.
     pub(crate) fn is_write(self) -> bool {
         match self {
-            Act::Read | Act::ReadDeleted | Act::List => false,
+            Act::Reach | Act::Contact | Act::Read | Act::ReadDeleted | Act::List => false,
             Act::Import { .. } | Act::SetTags | Act::Adopt | Act::Delete | Act::Recover => true,
         }
     }
@@ -29,6 +33,8 @@ impl Act {
     /// `importing certificate web-prod into vault contoso.vault.azure.net`; `what` is `certificate web-prod`.
     pub(crate) fn on(self, what: &str, host: &str) -> String {
         match self {
+            Act::Reach => format!("reaching vault {host}"),
+            Act::Contact => format!("opening vault {host}"),
             Act::Read => format!("reading {what} from vault {host}"),
             Act::ReadDeleted => format!("looking for a soft-deleted {what} in vault {host}"),
             Act::List => format!("listing {what} of vault {host}"),
@@ -44,7 +50,7 @@ impl Act {
     /// (<https://learn.microsoft.com/azure/key-vault/general/assign-access-policy>).
     pub(crate) fn permission(self) -> &'static str {
         match self {
-            Act::Read | Act::ReadDeleted => "get",
+            Act::Reach | Act::Contact | Act::Read | Act::ReadDeleted => "get",
             Act::List => "list",
             Act::Import { .. } => "import",
             Act::SetTags | Act::Adopt => "update",
@@ -57,7 +63,9 @@ impl Act {
     /// (<https://learn.microsoft.com/azure/role-based-access-control/permissions/security#microsoftkeyvault>).
     pub(crate) fn data_action(self) -> &'static str {
         match self {
-            Act::Read | Act::ReadDeleted | Act::List => "Microsoft.KeyVault/vaults/certificates/read",
+            Act::Reach | Act::Contact | Act::Read | Act::ReadDeleted | Act::List => {
+                "Microsoft.KeyVault/vaults/certificates/read"
+            }
             Act::Import { .. } => "Microsoft.KeyVault/vaults/certificates/import/action",
             Act::SetTags | Act::Adopt => "Microsoft.KeyVault/vaults/certificates/update/action",
             Act::Delete => "Microsoft.KeyVault/vaults/certificates/delete",

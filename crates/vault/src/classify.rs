@@ -8,9 +8,9 @@ use keyvault_sync_core::reason::{Problem, Reason};
 
 use crate::act::Act;
 use crate::answer::Answer;
-use crate::credential::Identity;
 use crate::error::{Landed, VaultError};
 use crate::guidance::{self, TokenParties};
+use crate::identity::Identity;
 use crate::network::NoAnswer;
 use crate::token_failure::{TokenFailure, TokenFailureCause};
 
@@ -140,7 +140,14 @@ impl Call<'_> {
                 Reason::SoftDeleted,
                 "one is in the way whose creation was never completed: purge it, or recover and delete it, in the vault",
             ),
-            Act::List | Act::Import { .. } | Act::SetTags | Act::Adopt | Act::Delete | Act::Recover => {
+            Act::Reach
+            | Act::Contact
+            | Act::List
+            | Act::Import { .. }
+            | Act::SetTags
+            | Act::Adopt
+            | Act::Delete
+            | Act::Recover => {
                 return self.undecodable("it has no thumbprint");
             }
         };
@@ -182,9 +189,13 @@ impl Call<'_> {
 
     fn bad_request(&self) -> (Reason, String) {
         let advice = match self.act {
-            Act::Read | Act::ReadDeleted | Act::List | Act::Delete | Act::Recover => {
-                "the vault refuses the request; please report this".into()
-            }
+            Act::Reach
+            | Act::Contact
+            | Act::Read
+            | Act::ReadDeleted
+            | Act::List
+            | Act::Delete
+            | Act::Recover => "the vault refuses the request; please report this".into(),
             Act::Adopt => {
                 "the vault refuses the tags, or a policy that leaves renewal to keyvault-sync; check the tags of the \
                  resource"
@@ -208,14 +219,14 @@ impl Call<'_> {
         let who = guidance::who(self.identity);
         match answer.akv.as_deref() {
             // Invalid issuer: the vault belongs to another directory.
-            Some("AKV10032") => {
-                format!(
-                    "the vault belongs to another tenant than {who}: set tenantId to the tenant of the vault"
-                )
-            }
+            Some("AKV10032") => format!(
+                "the vault belongs to another tenant than {who}: {}",
+                guidance::other_tenant(self.identity)
+            ),
             Some(_) | None => {
                 format!(
-                    "the vault does not accept the token of {who}; check tenantId, clientId and the vault's tenant"
+                    "the vault does not accept the token of {who}; check {} and the vault's tenant",
+                    guidance::ids(self.identity)
                 )
             }
         }
@@ -252,6 +263,12 @@ impl Call<'_> {
             Some("SecretDisabled" | "CertificateDisabled" | "KeyDisabled") => {
                 (Reason::DisabledInVault, "somebody disabled it in the vault: enable it there".into())
             }
+            Some(_) | None if self.act == Act::Reach => (
+                Reason::FirewallBlocked,
+                "the vault refuses callers before they show who they are: check its firewall and public access, and any \
+                 proxy on the way"
+                    .into(),
+            ),
             Some(_) | None => (
                 Reason::Forbidden,
                 format!(
@@ -271,7 +288,13 @@ impl Call<'_> {
             }
             (
                 Some("CertificateNotFound"),
-                Act::Read | Act::ReadDeleted | Act::Import { .. } | Act::SetTags | Act::Adopt | Act::Delete,
+                Act::Contact
+                | Act::Read
+                | Act::ReadDeleted
+                | Act::Import { .. }
+                | Act::SetTags
+                | Act::Adopt
+                | Act::Delete,
             ) => (Reason::Unavailable, "it vanished since it was read; it is looked at again".into()),
             (Some(_), _) => (Reason::VaultRejected, "the vault does not know what is asked for".into()),
             (None, _) => (
@@ -302,7 +325,7 @@ impl Call<'_> {
                  purge it in the vault"
                     .into(),
             ),
-            (_, _, Act::List) => {
+            (_, _, Act::Reach | Act::Contact | Act::List) => {
                 (Reason::Unavailable, "the vault is busy with something else; it is tried again".into())
             }
             (
@@ -338,7 +361,7 @@ mod tests {
             client_id: "client-1".into(),
             token_file: "/token".into(),
         };
-        let name = (act != Act::List).then_some(&name);
+        let name = (!matches!(act, Act::Reach | Act::Contact | Act::List)).then_some(&name);
         check(&Call { host: &host, name, identity: &identity, act })
     }
 
@@ -355,12 +378,24 @@ mod tests {
     }
 
     const IMPORT: Act = Act::Import { bundle_bytes: 4_000 };
-    const EVERY_ACT: [Act; 8] =
-        [Act::Read, Act::ReadDeleted, Act::List, IMPORT, Act::SetTags, Act::Adopt, Act::Delete, Act::Recover];
+    const EVERY_ACT: [Act; 10] = [
+        Act::Reach,
+        Act::Contact,
+        Act::Read,
+        Act::ReadDeleted,
+        Act::List,
+        IMPORT,
+        Act::SetTags,
+        Act::Adopt,
+        Act::Delete,
+        Act::Recover,
+    ];
 
     /// How a message about this act begins.
     fn subject(act: Act) -> &'static str {
         match act {
+            Act::Reach => "reaching vault contoso.vault.azure.net: ",
+            Act::Contact => "opening vault contoso.vault.azure.net: ",
             Act::Read => "reading certificate web-prod from vault contoso.vault.azure.net: ",
             Act::ReadDeleted => {
                 "looking for a soft-deleted certificate web-prod in vault contoso.vault.azure.net: "
@@ -456,6 +491,31 @@ mod tests {
             (Act::Read, 500, "InternalServerError", "", Reason::Unavailable, Transient, "failure"),
             (IMPORT, 503, "", "", Reason::Unavailable, Transient, "read before it is tried again"),
             (IMPORT, 599, "", "", Reason::Unavailable, Transient, "HTTP 599"),
+            (
+                Act::Reach,
+                403,
+                "Forbidden",
+                "ForbiddenByFirewall",
+                Reason::FirewallBlocked,
+                Blocked,
+                "firewall",
+            ),
+            (Act::Reach, 403, "", "", Reason::FirewallBlocked, Blocked, "before they show who they are"),
+            (Act::Reach, 404, "", "", Reason::VaultUnreachable, Blocked, "not an answer of Key Vault"),
+            (Act::Reach, 302, "", "", Reason::VaultUnreachable, Blocked, "redirects are never followed"),
+            (Act::Reach, 429, "Throttled", "", Reason::Throttled, Transient, "less often"),
+            (Act::Reach, 503, "", "", Reason::Unavailable, Transient, "; it is tried again"),
+            (Act::Contact, 404, "ResourceNotFound", "", Reason::VaultRejected, Blocked, "does not know"),
+            (
+                Act::Contact,
+                403,
+                "Forbidden",
+                "ForbiddenByRbac",
+                Reason::Forbidden,
+                Blocked,
+                "certificates/read",
+            ),
+            (Act::Contact, 409, "Conflict", "", Reason::Unavailable, Transient, "tried again"),
             (Act::ReadDeleted, 400, "BadParameter", "", Reason::VaultRejected, Blocked, "please report this"),
             (Act::ReadDeleted, 404, "ResourceNotFound", "", Reason::VaultRejected, Blocked, "does not know"),
             (Act::List, 400, "BadParameter", "", Reason::VaultRejected, Blocked, "please report this"),
@@ -549,7 +609,9 @@ mod tests {
     fn a_403_names_the_permission_that_the_act_takes_in_the_words_of_either_access_model() {
         for act in EVERY_ACT {
             let (permission, data_action) = match act {
-                Act::Read | Act::ReadDeleted => ("get", "certificates/read"),
+                // What comes before a token says nothing of permissions.
+                Act::Reach => continue,
+                Act::Contact | Act::Read | Act::ReadDeleted => ("get", "certificates/read"),
                 Act::List => ("list", "certificates/read"),
                 Act::Import { .. } => ("import", "certificates/import/action"),
                 Act::SetTags | Act::Adopt => ("update", "certificates/update/action"),
@@ -581,7 +643,7 @@ mod tests {
             let expected = match act {
                 Act::Read => (Reason::OperationPending, No),
                 Act::ReadDeleted => (Reason::SoftDeleted, No),
-                Act::List => (Reason::InternalError, No),
+                Act::Reach | Act::Contact | Act::List => (Reason::InternalError, No),
                 Act::Import { .. } | Act::SetTags | Act::Adopt | Act::Delete | Act::Recover => {
                     (Reason::InternalError, Unknown)
                 }
@@ -642,7 +704,7 @@ mod tests {
             for act in EVERY_ACT {
                 let expected = match act {
                     Act::Import { .. } | Act::SetTags | Act::Adopt | Act::Delete | Act::Recover => *landed,
-                    Act::Read | Act::ReadDeleted | Act::List => No,
+                    Act::Reach | Act::Contact | Act::Read | Act::ReadDeleted | Act::List => No,
                 };
                 let error = with_call(act, outcome);
                 assert_eq!(error.landed, expected, "row {index}: {error}");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use azure_core::error::ErrorKind;
+use azure_core::http::headers;
 use azure_core::http::pager::PagerOptions;
 use azure_core::http::{
     ClientMethodOptions, ClientOptions, Context, RequestContent, RetryOptions, UserAgentOptions,
@@ -27,11 +28,13 @@ use keyvault_sync_core::reason::{Problem, Reason};
 
 use crate::act::Act;
 use crate::answer::Answer;
+use crate::challenge;
 use crate::classify::Call;
-use crate::credential::{ClientCredential, Identity, VaultCredential};
+use crate::credential::{ClientCredential, VaultCredential};
 use crate::decode;
 use crate::error::{Landed, VaultError};
 use crate::guidance::TokenParties;
+use crate::identity::Identity;
 use crate::network::{self, NoAnswer};
 use crate::parameters::{self, Import};
 use crate::token_failure::TokenFailure;
@@ -44,6 +47,9 @@ const WRITE_TIME_LIMIT: Duration = Duration::from_secs(WRITE_TIME_LIMIT_SECS.uns
 /// Names us in the vault's own logs (at most 24 characters).
 const APPLICATION_ID: &str = "keyvault-sync";
 
+/// The certificate that is read to see whether a vault can be read: nobody has it, and the vault's log says who asked.
+const CONTACT_NAME: &str = "keyvault-sync-contact";
+
 /// The answer to a refusal of a name that is not there; of a version that is not there, too.
 const CERTIFICATE_NOT_FOUND: &str = "CertificateNotFound";
 
@@ -52,6 +58,7 @@ const CERTIFICATE_NOT_FOUND: &str = "CertificateNotFound";
 pub struct VaultClient {
     host: VaultHost,
     identity: Identity,
+    transport: Transport,
     credential: Arc<VaultCredential>,
     certificates: CertificateClient,
 }
@@ -101,12 +108,52 @@ impl VaultClient {
                     Landed::No,
                 )
             })?;
-        Ok(Self { host, identity: identity.clone(), credential, certificates })
+        let (identity, transport) = (identity.clone(), transport.clone());
+        Ok(Self { host, identity, transport, credential, certificates })
     }
 
     /// The vault.
     pub fn host(&self) -> &VaultHost {
         &self.host
+    }
+
+    /// Reaches the vault without a token: name, TLS, and that a token of Key Vault's audience is asked for. Says nothing of
+    /// the identity.
+    ///
+    /// # Errors
+    /// See [`VaultError`].
+    pub async fn reach(&self) -> Result<(), VaultError> {
+        let call = self.call_to_vault(Act::Reach);
+        let answer = match tokio::time::timeout(READ_TIME_LIMIT, self.transport.knock(&self.host)).await {
+            Err(_elapsed) => return Err(call.timed_out(READ_TIME_LIMIT, false)),
+            Ok(answer) => answer.map_err(|error| call.unanswered(&error, false))?,
+        };
+        match (u16::from(answer.status()), answer.headers().get_optional_str(&headers::WWW_AUTHENTICATE)) {
+            (401, Some(challenge)) => {
+                match challenge::foreign_scope(challenge, self.host.cloud().vault_scope()) {
+                    None => Ok(()),
+                    Some(_) => Err(call.not_a_vault()),
+                }
+            }
+            // Key Vault shows nothing to anybody without a token.
+            (200..=299 | 401, _) => Err(call.not_a_vault()),
+            (status, _) => Err(call.refused(&Answer::read(status, answer.headers(), answer.body()))),
+        }
+    }
+
+    /// A contact with all that reading takes: name, TLS, token, and the answer to a read of a certificate that nobody has.
+    ///
+    /// # Errors
+    /// See [`VaultError`].
+    pub async fn contact(&self) -> Result<(), VaultError> {
+        let call = self.call_to_vault(Act::Contact);
+        let progress = Progress::default();
+        let options = CertificateClientGetCertificateOptions {
+            method_options: method_options(&progress),
+            ..CertificateClientGetCertificateOptions::default()
+        };
+        let sent = self.certificates.get_certificate(CONTACT_NAME, Some(options));
+        none_if_absent(self.carry_out(&call, READ_TIME_LIMIT, &progress, sent).await).map(drop)
     }
 
     /// The newest version; `None` if the vault has no such certificate (or only a soft-deleted one).
@@ -165,7 +212,7 @@ impl VaultClient {
     /// # Errors
     /// See [`VaultError`]; `Forbidden` where the identity may not list: it may still read one by one.
     pub async fn list(&self, pages_max: usize) -> Result<Listing, VaultError> {
-        let call = Call { host: &self.host, name: None, identity: &self.identity, act: Act::List };
+        let call = self.call_to_vault(Act::List);
         let progress = Progress::default();
         let options = CertificateClientListCertificatePropertiesOptions {
             // A name whose creation is pending is taken.
@@ -292,6 +339,10 @@ impl VaultClient {
         Call { host: &self.host, name: Some(name), identity: &self.identity, act }
     }
 
+    fn call_to_vault(&self, act: Act) -> Call<'_> {
+        Call { host: &self.host, name: None, identity: &self.identity, act }
+    }
+
     /// Waits for the SDK's call, and makes an error of what is no success.
     async fn carry_out<T>(
         &self,
@@ -310,10 +361,10 @@ impl VaultClient {
 
     fn failed(&self, call: &Call<'_>, error: &azure_core::Error, progress: &Progress) -> VaultError {
         if let Some(failure) = network::find::<TokenFailure>(error) {
-            let claims = self.credential.claims();
+            let (issuer, claims) = (self.credential.issuer(), self.credential.claims());
             let parties = TokenParties {
                 vault: self.host.as_str(),
-                authority: self.credential.authority_host(),
+                issuer: &issuer,
                 identity: &self.identity,
                 claims: claims.as_ref(),
             };

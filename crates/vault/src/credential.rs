@@ -1,32 +1,24 @@
-//! Tokens for vaults: the federated token file exchanged at Entra ID, one token for all vaults of an identity, refused for
-//! every audience but Key Vault's, failures remembered for a while. The exchange itself is left to the SDK.
+//! Tokens for vaults: one for all vaults of an identity, refused for every audience but Key Vault's, renewed in time, failures
+//! remembered for a while. Getting one is left to `exchange`.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use azure_core::cloud::CustomConfiguration;
 use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
 use azure_core::error::{Error, ErrorKind};
-use azure_core::http::{ClientMethodOptions, ClientOptions, RetryOptions};
 use azure_core::time::OffsetDateTime;
-use azure_identity::{ClientAssertion, ClientAssertionCredential, ClientAssertionCredentialOptions};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use keyvault_sync_core::names::quote;
-use serde::Deserialize;
-use tokio::io::AsyncReadExt as _;
+use keyvault_sync_core::names::{Cloud, quote};
 use tokio::time::Instant;
 
 use crate::answer::RETRY_AFTER_MAX;
-use crate::network;
+use crate::exchange::Source;
+use crate::federated::Claims;
+use crate::identity::Identity;
 use crate::token_failure::{TokenFailure, TokenFailureCause};
 
-/// A ServiceAccount token has 1 to 3 kB; a larger file is something else.
-const TOKEN_FILE_MAX: u64 = 64 * 1024;
 /// A failed exchange is not repeated for this long; doubled with each failure in a row.
 const FAILURE_PAUSE: Duration = Duration::from_secs(2);
 /// The longest pause: who has just repaired a federated credential waits no longer than this.
@@ -34,30 +26,19 @@ const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// A token that a vault refuses is exchanged for another only if it is older than this: a vault that refuses every token
 /// must not cause an exchange with every call.
 const REFUSED_TOKEN_AGE: Duration = Duration::from_secs(60);
-
-/// Who opens a vault. Holds no secret; fit as a key for caches.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Identity {
-    /// Entra Workload ID: a Kubernetes ServiceAccount token, kept fresh in a file by the kubelet, is exchanged for tokens of
-    /// an application or managed identity that trusts it (a federated credential).
-    WorkloadIdentity {
-        /// Directory (tenant) id: a GUID or a domain.
-        tenant_id: String,
-        /// Application (client) id, a GUID.
-        client_id: String,
-        /// Where the ServiceAccount token is; read anew for each exchange.
-        token_file: PathBuf,
-    },
-}
+/// A token is renewed this long before it expires, so that none expires on its way; but no shorter-lived one before half of its
+/// time has passed.
+const RENEWAL: Duration = Duration::from_secs(300);
 
 /// The credentials there are. Kept as long as a client uses them.
 #[derive(Default)]
 pub(crate) struct CredentialCache(Mutex<HashMap<CacheKey, Weak<VaultCredential>>>);
 
+/// All that makes one token another. The identity is compared whole: tenant, client, ServiceAccount, Secret, edition.
 #[derive(PartialEq, Eq, Hash)]
 struct CacheKey {
     authority_host: String,
-    scope: &'static str,
+    cloud: Cloud,
     identity: Identity,
 }
 
@@ -66,22 +47,21 @@ impl CredentialCache {
     pub(crate) fn find_or_make(
         &self,
         authority_host: &str,
-        scope: &'static str,
+        cloud: Cloud,
         identity: &Identity,
-        transport: impl FnOnce() -> azure_core::http::Transport,
+        source: impl FnOnce() -> Source,
     ) -> Arc<VaultCredential> {
         let mut credentials = lock(&self.0);
         credentials.retain(|_, credential| credential.strong_count() > 0);
-        let key = CacheKey { authority_host: authority_host.to_owned(), scope, identity: identity.clone() };
+        let key = CacheKey { authority_host: authority_host.to_owned(), cloud, identity: identity.clone() };
         if let Some(credential) = credentials.get(&key).and_then(Weak::upgrade) {
             return credential;
         }
         let credential = Arc::new(VaultCredential {
-            authority_host: authority_host.to_owned(),
-            scope,
+            cloud,
             identity: identity.clone(),
-            transport: transport(),
-            claims: Arc::default(),
+            source: source(),
+            claims: Mutex::default(),
             state: tokio::sync::Mutex::default(),
         });
         credentials.insert(key, Arc::downgrade(&credential));
@@ -91,20 +71,24 @@ impl CredentialCache {
 
 /// The tokens of one identity for the vaults of one cloud.
 pub(crate) struct VaultCredential {
-    authority_host: String,
-    scope: &'static str,
+    cloud: Cloud,
     identity: Identity,
-    transport: azure_core::http::Transport,
-    claims: Arc<Mutex<Option<Claims>>>,
+    source: Source,
+    claims: Mutex<Option<Claims>>,
     state: tokio::sync::Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    exchange: Option<Arc<ClientAssertionCredential<FederatedTokenFile>>>,
-    /// The token that was exchanged last, known by its expiry, and when that was.
-    newest: Option<(OffsetDateTime, Instant)>,
+    newest: Option<Issued>,
     failure: Option<Remembered>,
+}
+
+/// A token, and when it was issued.
+struct Issued {
+    token: AccessToken,
+    at: Instant,
+    renewed_at: Instant,
 }
 
 struct Remembered {
@@ -114,9 +98,9 @@ struct Remembered {
 }
 
 impl VaultCredential {
-    /// The host tokens come from.
-    pub(crate) fn authority_host(&self) -> &str {
-        &self.authority_host
+    /// What messages call the place tokens come from.
+    pub(crate) fn issuer(&self) -> String {
+        self.source.issuer(&self.identity)
     }
 
     /// What the federated token said of itself when it was last read.
@@ -133,56 +117,35 @@ impl VaultCredential {
             let retry_after = Some(remembered.until - now);
             return Err(TokenFailure { retry_after, ..remembered.failure.clone() });
         }
-        let is_refused = |(expiry, since): (OffsetDateTime, Instant)| {
-            refused == Some(expiry) && now.duration_since(since) >= REFUSED_TOKEN_AGE
-        };
-        if state.newest.is_some_and(is_refused) {
-            // The SDK's credential repeats its token until shortly before expiry; only a new one asks for another.
-            state.exchange = None;
+        match &state.newest {
+            Some(issued) if issued.is_good(now, refused) => return Ok(issued.token.clone()),
+            Some(_) | None => state.newest = None,
         }
-        match self.exchange(&mut state).await {
+        match self.source.token(&self.identity, self.cloud, &self.claims).await {
             Ok(token) => {
-                if state.newest.is_none_or(|(expiry, _)| expiry != token.expires_on) {
-                    state.newest = Some((token.expires_on, Instant::now()));
-                }
+                state.newest = Some(Issued::new(token.clone()));
                 state.failure = None;
                 Ok(token)
             }
             Err(failure) => Err(state.remember(failure)),
         }
     }
+}
 
-    async fn exchange(&self, state: &mut State) -> Result<AccessToken, TokenFailure> {
-        let exchange = match &state.exchange {
-            Some(exchange) => Arc::clone(exchange),
-            None => Arc::clone(state.exchange.insert(self.new_exchange()?)),
-        };
-        exchange.get_token(&[self.scope], None).await.map_err(|error| {
-            let failure = network::find::<TokenFailure>(&error).cloned();
-            failure.unwrap_or_else(|| TokenFailureCause::Unknown.into())
-        })
+impl Issued {
+    fn new(token: AccessToken) -> Self {
+        let at = Instant::now();
+        let lifetime = token.expires_on - OffsetDateTime::now_utc();
+        let lifetime = Duration::try_from(lifetime).unwrap_or_default();
+        let renewed_at = at + lifetime.saturating_sub(RENEWAL).max(lifetime / 2);
+        Self { token, at, renewed_at }
     }
 
-    fn new_exchange(&self) -> Result<Arc<ClientAssertionCredential<FederatedTokenFile>>, TokenFailure> {
-        let Identity::WorkloadIdentity { tenant_id, client_id, token_file } = &self.identity;
-        let mut cloud = CustomConfiguration::default();
-        cloud.authority_host = format!("https://{}", self.authority_host);
-        let client_options = ClientOptions {
-            transport: Some(self.transport.clone()),
-            retry: RetryOptions::none(),
-            // Named always: without it the SDK reads AZURE_AUTHORITY_HOST.
-            cloud: Some(Arc::new(cloud.into())),
-            ..ClientOptions::default()
-        };
-        let file = FederatedTokenFile { path: token_file.clone(), claims: Arc::clone(&self.claims) };
-        // Not WorkloadIdentityCredential: it keeps the file's content for ten minutes and reads it once when it is made.
-        ClientAssertionCredential::new(
-            tenant_id.clone(),
-            client_id.clone(),
-            file,
-            Some(ClientAssertionCredentialOptions { client_options }),
-        )
-        .map_err(|_| TokenFailureCause::Ids.into())
+    /// Whether it is handed out again. `refused`: the expiry of a token that the vault did not take.
+    fn is_good(&self, now: Instant, refused: Option<OffsetDateTime>) -> bool {
+        let is_refused = refused == Some(self.token.expires_on)
+            && now.saturating_duration_since(self.at) >= REFUSED_TOKEN_AGE;
+        now < self.renewed_at && !is_refused
     }
 }
 
@@ -229,7 +192,7 @@ impl TokenCredential for ClientCredential {
     ) -> azure_core::Result<AccessToken> {
         let failed = |failure: TokenFailure| Error::new(ErrorKind::Credential, failure);
         // `challenge` lets no other through; this is the last door before a token is asked for.
-        if scopes != [self.shared.scope] {
+        if scopes != [self.shared.cloud.vault_scope()] {
             return Err(failed(TokenFailureCause::ForeignScope(quote(&scopes.join(" "))).into()));
         }
         let refused = *lock(&self.handed_out);
@@ -239,73 +202,8 @@ impl TokenCredential for ClientCredential {
     }
 }
 
-/// What a federated token says of itself and what Entra ID compares with its federated credentials. No secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Claims {
-    pub(crate) issuer: String,
-    pub(crate) subject: String,
-    pub(crate) audience: String,
-}
-
-impl Claims {
-    /// Reads a JWT's claims without checking its signature, which is Entra ID's business.
-    fn read(token: &str) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Payload {
-            iss: String,
-            sub: String,
-            aud: Audience,
-        }
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Audience {
-            One(String),
-            Many(Vec<String>),
-        }
-        let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-        let payload: Payload = serde_json::from_slice(&payload).ok()?;
-        let audience = match payload.aud {
-            Audience::One(audience) => audience,
-            Audience::Many(audiences) => audiences.join(" "),
-        };
-        Some(Self { issuer: quote(&payload.iss), subject: quote(&payload.sub), audience: quote(&audience) })
-    }
-}
-
-/// The federated token, read for each exchange: the kubelet replaces it long before it expires.
-#[derive(Debug)]
-struct FederatedTokenFile {
-    path: PathBuf,
-    claims: Arc<Mutex<Option<Claims>>>,
-}
-
-#[async_trait]
-impl ClientAssertion for FederatedTokenFile {
-    async fn secret(&self, _options: Option<ClientMethodOptions<'_>>) -> azure_core::Result<String> {
-        let token = read_token_file(&self.path).await.map_err(|found| {
-            let cause = TokenFailureCause::TokenFile { path: self.path.clone(), found };
-            Error::new(ErrorKind::Credential, TokenFailure::from(cause))
-        })?;
-        *lock(&self.claims) = Claims::read(&token);
-        Ok(token)
-    }
-}
-
-/// The file's text, trimmed; or what was found instead.
-async fn read_token_file(path: &Path) -> Result<String, String> {
-    let file = tokio::fs::File::open(path).await.map_err(|error| error.to_string())?;
-    let mut text = String::new();
-    let length =
-        file.take(TOKEN_FILE_MAX + 1).read_to_string(&mut text).await.map_err(|error| error.to_string())?;
-    match text.trim() {
-        "" => Err("it is empty".into()),
-        _ if length as u64 > TOKEN_FILE_MAX => Err(format!("it is larger than {TOKEN_FILE_MAX} bytes")),
-        token => Ok(token.to_owned()),
-    }
-}
-
 /// A lock that a panic elsewhere does not take away: what it guards is written whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -316,28 +214,23 @@ mod tests {
     use azure_core::http::headers::Headers;
     use azure_core::http::policies::{Policy, PolicyResult};
     use azure_core::http::{AsyncRawResponse, Context, Request};
+    use keyvault_sync_core::reason::{Problem, Reason};
+    use keyvault_sync_core::secret_bytes::SecretBytes;
 
     use super::*;
+    use crate::identity::tests::NoProofs;
+    use crate::identity::{Proofs, SecretEdition, ServiceAccount};
+    use crate::imds::Imds;
 
-    #[test]
-    fn claims_are_read_from_any_shape_of_audience() {
-        let token = |payload: &str| format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(payload));
-        for (text, audience) in [
-            (token(r#"{"iss":"https://i","sub":"s","aud":"a"}"#), Some("\"a\"")),
-            (token(r#"{"iss":"https://i","sub":"s","aud":["a","b"]}"#), Some("\"a b\"")),
-            (token(r#"{"iss":"https://i","sub":"s"}"#), None),
-            ("no token".into(), None),
-            (String::new(), None),
-        ] {
-            assert_eq!(Claims::read(&text).map(|claims| claims.audience).as_deref(), audience, "{text}");
-        }
-    }
+    const SCOPE: &str = "https://vault.azure.net/.default";
+    const AUTHORITY: &str = "login.example.test";
 
     /// An issuer whose every answer is `status`, counting them.
     #[derive(Debug)]
     struct FakeIssuer {
         status: u16,
         asked: Arc<AtomicU32>,
+        lifetime: u32,
     }
 
     #[async_trait]
@@ -350,35 +243,71 @@ mod tests {
                     TokenFailure::from(TokenFailureCause::NotAToken),
                 ));
             }
-            let body =
-                format!(r#"{{"access_token":"token-{number}","expires_in":3600,"token_type":"Bearer"}}"#);
+            let body = format!(
+                r#"{{"access_token":"token-{number}","expires_in":{},"token_type":"Bearer"}}"#,
+                self.lifetime
+            );
             Ok(AsyncRawResponse::from_bytes(self.status.into(), Headers::new(), body))
         }
     }
 
-    fn fake(status: u16) -> (Arc<VaultCredential>, Arc<AtomicU32>) {
-        let asked = Arc::new(AtomicU32::new(0));
-        let issuer = FakeIssuer { status, asked: Arc::clone(&asked) };
-        let identity = Identity::WorkloadIdentity {
+    fn source(issuer: FakeIssuer, proofs: Arc<dyn Proofs>) -> Source {
+        Source {
+            proofs,
+            imds: Imds::new(None, reqwest::Client::new()).unwrap(),
+            authority_host: AUTHORITY.into(),
+            transport: azure_core::http::Transport::with_policy(Arc::new(issuer)),
+        }
+    }
+
+    fn workload() -> Identity {
+        Identity::WorkloadIdentity {
             tenant_id: "tenant".into(),
             client_id: "client".into(),
             // Any file with text will do: this issuer reads no assertion.
             token_file: concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into(),
-        };
-        let transport = || azure_core::http::Transport::with_policy(Arc::new(issuer));
-        let cache = CredentialCache::default();
-        let credential = cache.find_or_make("login.example.test", "the-scope", &identity, transport);
+        }
+    }
+
+    fn account(namespace: &str, name: &str, uid: &str) -> ServiceAccount {
+        ServiceAccount { namespace: namespace.into(), name: name.into(), uid: uid.into() }
+    }
+
+    fn edition() -> SecretEdition {
+        SecretEdition {
+            namespace: "operator".into(),
+            name: "credentials".into(),
+            uid: "uid-1".into(),
+            resource_version: "7".into(),
+            key: Some("clientSecret".into()),
+        }
+    }
+
+    fn service_principal(tenant_id: &str, client_id: &str, secret: SecretEdition) -> Identity {
+        Identity::ServicePrincipal { tenant_id: tenant_id.into(), client_id: client_id.into(), secret }
+    }
+
+    fn of_account(account: ServiceAccount) -> Identity {
+        Identity::ServiceAccount { tenant_id: "tenant".into(), client_id: "client".into(), account }
+    }
+
+    fn fake(status: u16, lifetime: u32) -> (Arc<VaultCredential>, Arc<AtomicU32>) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let issuer = FakeIssuer { status, asked: Arc::clone(&asked), lifetime };
+        let make = || source(issuer, Arc::new(NoProofs));
+        let credential = CredentialCache::default().find_or_make(AUTHORITY, Cloud::Public, &workload(), make);
         (credential, asked)
+    }
+
+    async fn token(client: &ClientCredential) -> String {
+        client.get_token(&[SCOPE], None).await.unwrap().token.secret().to_owned()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_token_that_a_vault_refused_is_replaced_once_it_is_a_minute_old() {
-        let (shared, asked) = fake(200);
+        let (shared, asked) = fake(200, 3600);
         let client = ClientCredential::new(Arc::clone(&shared));
         let other = ClientCredential::new(shared);
-        let token = async |client: &ClientCredential| {
-            client.get_token(&["the-scope"], None).await.unwrap().token.secret().to_owned()
-        };
         assert_eq!(token(&client).await, "token-0");
         assert_eq!(token(&client).await, "token-0", "refused at once: another would not help");
         tokio::time::advance(REFUSED_TOKEN_AGE).await;
@@ -389,45 +318,218 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_token_is_renewed_five_minutes_before_it_expires_and_a_short_lived_one_at_half_time() {
+        for (lifetime, kept_secs) in [(3600, 3290), (400, 190)] {
+            let (shared, asked) = fake(200, lifetime);
+            // Each asks for the first time: nobody says that the token was refused.
+            let ask = async || token(&ClientCredential::new(Arc::clone(&shared))).await;
+            assert_eq!(ask().await, "token-0");
+            tokio::time::advance(Duration::from_secs(kept_secs)).await;
+            assert_eq!(ask().await, "token-0", "{lifetime}");
+            tokio::time::advance(Duration::from_secs(20)).await;
+            assert_eq!(ask().await, "token-1", "{lifetime}");
+            assert_eq!(asked.load(Ordering::SeqCst), 2, "{lifetime}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn while_a_failure_is_remembered_the_issuer_is_not_asked() {
-        let (shared, asked) = fake(400);
+        let (shared, asked) = fake(400, 3600);
         let client = ClientCredential::new(shared);
         for (advance, expected) in [(0, 1), (1, 1), (1, 2), (3, 2), (1, 3)] {
             tokio::time::advance(Duration::from_secs(advance)).await;
-            client.get_token(&["the-scope"], None).await.unwrap_err();
+            client.get_token(&[SCOPE], None).await.unwrap_err();
             assert_eq!(asked.load(Ordering::SeqCst), expected);
         }
     }
 
     #[tokio::test]
     async fn no_scope_but_the_vaults_is_ever_asked_for() {
-        let (shared, asked) = fake(200);
+        let (shared, asked) = fake(200, 3600);
         let client = ClientCredential::new(shared);
-        for scopes in [&["other"][..], &["the-scope", "other"], &[]] {
+        for scopes in [&["other"][..], &[SCOPE, "other"], &[], &["https://vault.azure.cn/.default"]] {
             client.get_token(scopes, None).await.unwrap_err();
         }
         assert_eq!(asked.load(Ordering::SeqCst), 0);
     }
 
+    #[tokio::test]
+    async fn ids_that_are_none_are_not_put_into_a_request() {
+        for (tenant_id, client_id) in [
+            ("..", "client"),
+            ("a/b", "client"),
+            ("", "client"),
+            ("tenant", ""),
+            ("tenant", "a b"),
+            ("a..b", "c"),
+        ] {
+            let asked = Arc::new(AtomicU32::new(0));
+            let issuer = FakeIssuer { status: 200, asked: Arc::clone(&asked), lifetime: 3600 };
+            let identity = service_principal(tenant_id, client_id, edition());
+            let make = || source(issuer, Arc::new(Counted::default()));
+            let credential =
+                CredentialCache::default().find_or_make(AUTHORITY, Cloud::Public, &identity, make);
+            let failure = credential.token(None).await.unwrap_err();
+            assert_eq!(failure.cause, TokenFailureCause::Ids, "{tenant_id} {client_id}");
+            assert_eq!(asked.load(Ordering::SeqCst), 0);
+        }
+    }
+
     #[test]
     fn a_credential_is_shared_while_it_is_used_and_forgotten_after() {
         let cache = CredentialCache::default();
-        let identity = |client: &str| Identity::WorkloadIdentity {
-            tenant_id: "tenant".into(),
-            client_id: client.into(),
-            token_file: "/token".into(),
-        };
-        let issuer = || FakeIssuer { status: 200, asked: Arc::default() };
-        let transport = || azure_core::http::Transport::with_policy(Arc::new(issuer()));
-        let find =
-            |authority: &str, client: &str| cache.find_or_make(authority, "s", &identity(client), transport);
-        let first = find("a.test", "one");
-        assert!(Arc::ptr_eq(&first, &find("a.test", "one")));
-        assert!(!Arc::ptr_eq(&first, &find("a.test", "two")));
-        assert!(!Arc::ptr_eq(&first, &find("b.test", "one")));
+        let find = |identity: &Identity| cache.find_or_make(AUTHORITY, Cloud::Public, identity, any_source);
+        let first = find(&workload());
+        assert!(Arc::ptr_eq(&first, &find(&workload())));
         drop(first);
-        let _last = find("a.test", "three");
+        let _last = find(&Identity::ManagedIdentity { client_id: None });
         assert_eq!(lock(&cache.0).len(), 1);
+    }
+
+    fn any_source() -> Source {
+        source(FakeIssuer { status: 200, asked: Arc::default(), lifetime: 3600 }, Arc::new(NoProofs))
+    }
+
+    #[test]
+    fn whatever_makes_a_caller_another_gets_it_another_token() {
+        let principal = |change: &dyn Fn(&mut SecretEdition)| {
+            let mut secret = edition();
+            change(&mut secret);
+            service_principal("tenant", "client", secret)
+        };
+        let managed =
+            |client_id: Option<&str>| Identity::ManagedIdentity { client_id: client_id.map(str::to_owned) };
+        let same = || service_principal("tenant", "client", edition());
+        let certificate = Identity::ClientCertificate {
+            tenant_id: "tenant".into(),
+            client_id: "client".into(),
+            secret: edition(),
+        };
+        let elsewhere = Identity::WorkloadIdentity {
+            tenant_id: "tenant".into(),
+            client_id: "client".into(),
+            token_file: "/elsewhere".into(),
+        };
+        let (public, china, gov) = (Cloud::Public, Cloud::China, Cloud::UsGovernment);
+        let keys: Vec<(&str, &str, Cloud, Identity)> = vec![
+            ("the first", AUTHORITY, public, same()),
+            ("authority", "other.example.test", public, same()),
+            ("cloud", AUTHORITY, china, same()),
+            ("the third cloud", AUTHORITY, gov, same()),
+            ("tenant", AUTHORITY, public, service_principal("other", "client", edition())),
+            ("client", AUTHORITY, public, service_principal("tenant", "other", edition())),
+            ("Secret's namespace", AUTHORITY, public, principal(&|secret| secret.namespace = "other".into())),
+            ("Secret's name", AUTHORITY, public, principal(&|secret| secret.name = "other".into())),
+            ("Secret's uid", AUTHORITY, public, principal(&|secret| secret.uid = "other".into())),
+            ("edition", AUTHORITY, public, principal(&|secret| secret.resource_version = "8".into())),
+            ("key", AUTHORITY, public, principal(&|secret| secret.key = Some("other".into()))),
+            ("kind", AUTHORITY, public, certificate),
+            ("ServiceAccount", AUTHORITY, public, of_account(account("a", "b", "1"))),
+            ("its namespace", AUTHORITY, public, of_account(account("other", "b", "1"))),
+            ("its name", AUTHORITY, public, of_account(account("a", "other", "1"))),
+            ("its uid", AUTHORITY, public, of_account(account("a", "b", "2"))),
+            ("the operator's own", AUTHORITY, public, workload()),
+            ("token file", AUTHORITY, public, elsewhere),
+            ("managed", AUTHORITY, public, managed(None)),
+            ("user-assigned", AUTHORITY, public, managed(Some("client"))),
+            ("another user-assigned", AUTHORITY, public, managed(Some("other"))),
+        ];
+        let cache = CredentialCache::default();
+        let found: Vec<_> = keys
+            .iter()
+            .map(|(_, authority, cloud, identity)| {
+                cache.find_or_make(authority, *cloud, identity, any_source)
+            })
+            .collect();
+        for (index, credential) in found.iter().enumerate() {
+            for (other, (part, ..)) in keys.iter().enumerate().skip(index + 1) {
+                assert!(!Arc::ptr_eq(credential, &found[other]), "{} and {part}", keys[index].0);
+            }
+        }
+        assert!(Arc::ptr_eq(&found[0], &cache.find_or_make(AUTHORITY, public, &same(), any_source)));
+    }
+
+    /// Proofs that count how often they are asked for; a client secret of `None` never comes.
+    #[derive(Debug, Default)]
+    struct Counted {
+        asked: AtomicU32,
+        problem: Option<Problem>,
+        is_late: bool,
+    }
+
+    impl Counted {
+        async fn give(&self) -> Result<SecretBytes, Problem> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            if self.is_late {
+                std::future::pending::<()>().await;
+            }
+            match &self.problem {
+                Some(problem) => Err(problem.clone()),
+                None => Ok(SecretBytes::new(b"a-proof".to_vec())),
+            }
+        }
+    }
+
+    #[async_trait]
+    impl Proofs for Counted {
+        async fn client_secret(&self, _: &SecretEdition) -> Result<SecretBytes, Problem> {
+            self.give().await
+        }
+
+        async fn client_certificate(&self, _: &SecretEdition) -> Result<(Vec<u8>, SecretBytes), Problem> {
+            Ok((Vec::new(), self.give().await?))
+        }
+
+        async fn service_account_token(&self, _: &ServiceAccount, _: &str) -> Result<SecretBytes, Problem> {
+            self.give().await
+        }
+    }
+
+    fn proving(identity: &Identity, proofs: &Arc<Counted>) -> (Arc<VaultCredential>, Arc<AtomicU32>) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let issuer = FakeIssuer { status: 200, asked: Arc::clone(&asked), lifetime: 3600 };
+        let proofs = Arc::clone(proofs) as Arc<dyn Proofs>;
+        let make = || source(issuer, proofs);
+        (CredentialCache::default().find_or_make(AUTHORITY, Cloud::Public, identity, make), asked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proof_is_asked_for_with_each_exchange_and_never_else() {
+        for identity in [service_principal("t", "c", edition()), of_account(account("a", "b", "1"))] {
+            let proofs = Arc::new(Counted::default());
+            let (credential, issued) = proving(&identity, &proofs);
+            for (advance, expected) in [(0, 1), (3_000, 1), (400, 2), (10, 2)] {
+                tokio::time::advance(Duration::from_secs(advance)).await;
+                credential.token(None).await.unwrap();
+                let seen = (proofs.asked.load(Ordering::SeqCst), issued.load(Ordering::SeqCst));
+                assert_eq!(seen, (expected, expected), "{identity:?}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proof_that_cannot_be_had_is_told_in_its_own_words_and_remembered() {
+        let problem = Problem::new(Reason::SecretNotFound, "Secret a/b does not exist");
+        for identity in [service_principal("t", "c", edition()), of_account(account("a", "b", "1"))] {
+            let proofs = Arc::new(Counted { problem: Some(problem.clone()), ..Counted::default() });
+            let (credential, issued) = proving(&identity, &proofs);
+            for (advance, expected) in [(0, 1), (1, 1), (1, 2), (3, 2), (1, 3)] {
+                tokio::time::advance(Duration::from_secs(advance)).await;
+                let failure = credential.token(None).await.unwrap_err();
+                assert_eq!(failure.cause, TokenFailureCause::NoProof(problem.clone()));
+                assert_eq!(proofs.asked.load(Ordering::SeqCst), expected);
+            }
+            assert_eq!(issued.load(Ordering::SeqCst), 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proof_that_does_not_come_is_not_waited_for() {
+        let proofs = Arc::new(Counted { is_late: true, ..Counted::default() });
+        let (credential, _) = proving(&service_principal("t", "c", edition()), &proofs);
+        let begun = Instant::now();
+        assert_eq!(credential.token(None).await.unwrap_err().cause, TokenFailureCause::ProofLate);
+        assert!(begun.elapsed() < Duration::from_secs(4));
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,20 +3,25 @@
 
 mod act;
 mod answer;
+mod assertion;
 mod challenge;
 mod classify;
 mod client;
 mod credential;
 mod decode;
 mod error;
+mod exchange;
+mod federated;
 mod guidance;
+mod identity;
+mod imds;
 mod network;
 mod parameters;
 mod token_failure;
 mod transport;
 
 pub use client::{Listing, VaultClient};
-pub use credential::Identity;
 pub use error::{Landed, VaultError};
+pub use identity::{Identity, Proofs, SecretEdition, ServiceAccount};
 pub use parameters::Import;
 pub use transport::{Transport, TransportError, TransportSettings};

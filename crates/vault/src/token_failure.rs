@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use azure_core::http::RawResponse;
+use keyvault_sync_core::reason::Problem;
 use serde::Deserialize;
 
 use crate::answer;
@@ -36,6 +37,15 @@ pub(crate) enum TokenFailureCause {
         /// What was found.
         found: String,
     },
+    /// The proof cannot be had, as its owner tells it.
+    #[error("{0}")]
+    NoProof(Problem),
+    /// The proof did not come in time.
+    #[error("the proof did not come in time")]
+    ProofLate,
+    /// The proof is none; what was found.
+    #[error("the proof cannot be used: {0}")]
+    BadProof(String),
     /// Tenant, client or authority cannot be used.
     #[error("tenant id or client id is not valid")]
     Ids,
@@ -104,17 +114,13 @@ impl TokenFailure {
             return Err(Self::refused(status, response));
         }
         match serde_json::from_slice::<TokenBody<'_>>(response.body()) {
-            Ok(token)
-                if is_sendable(&token.access_token)
-                    && (1..=LIFETIME_MAX_SECS).contains(&token.expires_in) =>
-            {
-                Ok(())
-            }
+            Ok(token) if is_sendable(&token.access_token) && is_sane(token.expires_in) => Ok(()),
             Ok(_) | Err(_) => Err(TokenFailureCause::NotAToken.into()),
         }
     }
 
-    fn refused(status: u16, response: &RawResponse) -> Self {
+    /// A refusal, of which status, number and word are kept.
+    pub(crate) fn refused(status: u16, response: &RawResponse) -> Self {
         let body = serde_json::from_slice::<ErrorBody<'_>>(response.body()).ok();
         let aadsts = body.as_ref().and_then(|body| {
             body.error_description
@@ -135,8 +141,13 @@ impl TokenFailure {
     }
 }
 
+/// Whether a token may hold for so many seconds.
+pub(crate) fn is_sane(lifetime: i64) -> bool {
+    (1..=LIFETIME_MAX_SECS).contains(&lifetime)
+}
+
 /// Whether a token fits into a header: not empty, printable ASCII without spaces.
-fn is_sendable(token: &str) -> bool {
+pub(crate) fn is_sendable(token: &str) -> bool {
     !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 

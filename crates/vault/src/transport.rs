@@ -1,5 +1,6 @@
 //! The HTTP client under the SDK: one reqwest client with our time limits, certificate authorities and addresses, and two
-//! senders over it, each bound to one host. The bytes are left to `network`, tokens to `credential`.
+//! senders over it, each bound to one host; and a second one for the node's identity endpoint. The bytes are left to `network`,
+//! tokens to `credential`.
 //! Why not the SDK's own client: docs/adr/0003-own-transport.md.
 
 use std::net::SocketAddr;
@@ -17,7 +18,10 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::challenge;
-use crate::credential::{CredentialCache, Identity, VaultCredential};
+use crate::credential::{CredentialCache, VaultCredential};
+use crate::exchange::Source;
+use crate::identity::{Identity, Proofs};
+use crate::imds::{self, Imds};
 use crate::network::{self, NoAnswer, Resolver};
 use crate::token_failure::{TokenFailure, TokenFailureCause};
 
@@ -35,6 +39,9 @@ const IDLE_TIME_LIMIT: Duration = Duration::from_secs(60);
 /// Finds a dead peer under a request that waits.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// The version of Key Vault's interface that the SDK's client speaks; a request without one is refused.
+const API_VERSION: &str = "2025-07-01";
+
 /// What the operator sets about the way to Azure. No resource can change any of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransportSettings {
@@ -47,6 +54,9 @@ pub struct TransportSettings {
     pub ca_bundle_pem: Option<Vec<u8>>,
     /// Issuer of tokens instead of the cloud's own: `https://login.partner.microsoftonline.cn` or its host alone.
     pub authority_host: Option<String>,
+    /// Where managed identities are asked for: `http://169.254.169.254`, or a local stand-in at a loopback address.
+    /// `None`: the former.
+    pub imds_endpoint: Option<String>,
 }
 
 impl Default for TransportSettings {
@@ -57,6 +67,7 @@ impl Default for TransportSettings {
             emulator_address: None,
             ca_bundle_pem: None,
             authority_host: None,
+            imds_endpoint: None,
         }
     }
 }
@@ -77,6 +88,12 @@ pub enum TransportError {
         "the emulator address {0} is not a loopback address: tokens and keys would leave this machine unprotected"
     )]
     EmulatorAddress(SocketAddr),
+    /// The identity endpoint is neither Azure's nor a loopback one.
+    #[error(
+        "the identity endpoint {0} cannot be used: it must be http://169.254.169.254, or http:// and a loopback address, \
+         without path"
+    )]
+    ImdsEndpoint(String),
     /// TLS or HTTP could not be set up.
     #[error("the HTTP client cannot be made: {0}")]
     Client(String),
@@ -90,21 +107,28 @@ struct Shared {
     client: reqwest::Client,
     allowed_clouds: Vec<Cloud>,
     authority_host: Option<String>,
+    imds: Imds,
+    proofs: Arc<dyn Proofs>,
     credentials: CredentialCache,
 }
 
 impl Transport {
-    /// Builds the HTTP client. Makes no connection.
+    /// Builds the HTTP clients. Makes no connection. `proofs` is asked for what identities prove themselves with.
     ///
     /// # Errors
     /// Settings that cannot work, each named.
-    pub fn new(settings: &TransportSettings) -> Result<Self, TransportError> {
+    pub fn new(settings: &TransportSettings, proofs: Arc<dyn Proofs>) -> Result<Self, TransportError> {
         if let Some(address) = settings.emulator_address.filter(|address| !address.ip().is_loopback()) {
             return Err(TransportError::EmulatorAddress(address));
         }
         let authority_host = settings.authority_host.as_deref().map(parse_authority).transpose()?;
+        let endpoint = settings.imds_endpoint.as_deref();
+        let imds = Imds::new(endpoint, imds_client()?)
+            .ok_or_else(|| TransportError::ImdsEndpoint(quote(endpoint.unwrap_or_default())))?;
         Ok(Self(Arc::new(Shared {
             client: http_client(settings)?,
+            imds,
+            proofs,
             allowed_clouds: settings.allowed_clouds.clone(),
             authority_host,
             credentials: CredentialCache::default(),
@@ -125,26 +149,28 @@ impl Transport {
     /// The credential of an identity for vaults of a cloud: the same for all of them.
     pub(crate) fn credential(&self, identity: &Identity, cloud: Cloud) -> Arc<VaultCredential> {
         let authority = self.0.authority_host.as_deref().unwrap_or(cloud.authority_host());
-        self.0.credentials.find_or_make(authority, cloud.vault_scope(), identity, || {
+        self.0.credentials.find_or_make(authority, cloud, identity, || {
             let sender = AuthoritySender { client: self.0.client.clone(), host: authority.to_owned() };
-            azure_core::http::Transport::with_policy(Arc::new(sender))
+            Source {
+                proofs: Arc::clone(&self.0.proofs),
+                imds: self.0.imds.clone(),
+                authority_host: authority.to_owned(),
+                transport: azure_core::http::Transport::with_policy(Arc::new(sender)),
+            }
         })
+    }
+
+    /// What a vault answers to a GET without token. Any path will do: the token is asked for first.
+    pub(crate) async fn knock(&self, host: &VaultHost) -> Result<RawResponse, NoAnswer> {
+        let url = format!("{}/certificates?api-version={API_VERSION}", host.url());
+        let url = url.parse().map_err(|_| NoAnswer::NotHttps)?;
+        network::exchange(&self.0.client, &Request::new(url, Method::Get)).await
     }
 }
 
 fn http_client(settings: &TransportSettings) -> Result<reqwest::Client, TransportError> {
-    let mut builder = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls(settings.ca_bundle_pem.as_deref())?)
+    let mut builder = bare_client(tls(settings.ca_bundle_pem.as_deref())?)
         .https_only(true)
-        // One request a connection: a lost one concerns that request alone.
-        .http1_only()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .no_gzip()
-        .no_brotli()
-        .no_deflate()
-        .no_zstd()
         .connect_timeout(CONNECT_TIME_LIMIT)
         .timeout(REQUEST_TIME_LIMIT)
         .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
@@ -155,6 +181,33 @@ fn http_client(settings: &TransportSettings) -> Result<reqwest::Client, Transpor
         builder = builder.no_proxy();
     }
     builder.build().map_err(|error| TransportError::Client(error.without_url().to_string()))
+}
+
+/// For one plain request an hour to this very machine.
+fn imds_client() -> Result<reqwest::Client, TransportError> {
+    bare_client(tls(None)?)
+        // A proxy would ask its own machine, if it did not keep the token.
+        .no_proxy()
+        .connect_timeout(imds::CONNECT_TIME_LIMIT)
+        .timeout(imds::TIME_LIMIT)
+        .pool_max_idle_per_host(0)
+        .build()
+        .map_err(|error| TransportError::Client(error.without_url().to_string()))
+}
+
+/// A client that does what it is told and nothing of its own accord.
+fn bare_client(tls: rustls::ClientConfig) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        // One request a connection: a lost one concerns that request alone.
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .no_gzip()
+        .no_brotli()
+        .no_deflate()
+        .no_zstd()
 }
 
 /// Mozilla's authorities and those of the bundle; never the image's store, which may be missing.
@@ -311,6 +364,7 @@ fn buffered(answer: RawResponse) -> AsyncRawResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::tests::NoProofs;
 
     #[test]
     fn an_authority_is_a_host_name_and_nothing_more() {
@@ -333,8 +387,9 @@ mod tests {
 
     #[test]
     fn settings_that_cannot_work_are_refused_by_name() {
-        let refused =
-            |settings: TransportSettings| Transport::new(&settings).err().map(|error| error.to_string());
+        let refused = |settings: TransportSettings| {
+            Transport::new(&settings, Arc::new(NoProofs)).err().map(|error| error.to_string())
+        };
         let bundle = |pem: &str| TransportSettings { ca_bundle_pem: Some(pem.into()), ..Default::default() };
         let emulator = |address: &str| TransportSettings {
             emulator_address: Some(address.parse().unwrap()),
@@ -344,6 +399,14 @@ mod tests {
         assert_eq!(refused(emulator("127.0.0.7:8443")), None);
         assert!(
             refused(emulator("10.0.0.1:443")).unwrap().contains("10.0.0.1:443 is not a loopback address")
+        );
+        let imds =
+            |endpoint: &str| TransportSettings { imds_endpoint: Some(endpoint.into()), ..Default::default() };
+        assert_eq!(refused(imds("http://127.0.0.7:8443")), None);
+        assert!(
+            refused(imds("http://10.0.0.1"))
+                .unwrap()
+                .contains("identity endpoint \"http://10.0.0.1\" cannot")
         );
         assert!(refused(bundle("nothing")).unwrap().contains("it holds no PEM certificate"));
         assert!(refused(bundle("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")).is_some());

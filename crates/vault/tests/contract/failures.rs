@@ -9,7 +9,7 @@ use keyvault_sync_vault::{Landed, VaultError};
 use crate::world::{AUDIENCE, AUTHORITY, CLIENT, ISSUER, SUBJECT, TENANT, VAULT, World, import, name, tags};
 
 /// Nothing secret, nothing raw, and the object named.
-fn check_text(error: &VaultError, secret: &str) {
+pub(crate) fn check_text(error: &VaultError, secret: &str) {
     let shown = format!("{error} {error:?}");
     for banned in [secret, "eyJ", "Caller:", "DecisionReason", "Trace ID", "{"] {
         let is_debug_brace = banned == "{";

@@ -8,6 +8,7 @@ use keyvault_sync_core::reason::Reason;
 use keyvault_sync_vault::{Landed, Listing, Transport, TransportSettings, VaultClient};
 
 use crate::liar::{Heard, Liar, answer, challenge, token};
+use crate::proofs::Wallet;
 use crate::world::{AUTHORITY, CLIENT, TENANT, TokenFile, VAULT, host, identity, import, name, tags};
 
 const AUDIENCE: &str = "https://vault.azure.net";
@@ -25,11 +26,12 @@ struct Stage {
 async fn stage(trusted: bool, script: impl Fn(&Heard) -> Option<String> + Send + Sync + 'static) -> Stage {
     let liar = Liar::start(Arc::new(script)).await;
     let token_file = TokenFile::new("a-federated-token");
-    let transport = Transport::new(&TransportSettings {
+    let settings = TransportSettings {
         emulator_address: Some(liar.address),
         ca_bundle_pem: trusted.then(|| liar.ca_pem.clone().into()),
         ..TransportSettings::default()
-    });
+    };
+    let transport = Transport::new(&settings, Arc::new(Wallet::default()));
     let client =
         VaultClient::new(host(VAULT), &identity(TENANT, CLIENT, &token_file), &transport.unwrap()).unwrap();
     Stage { liar, client, _token_file: token_file }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,6 +17,8 @@ use keyvault_sync_core::pfx::{self, Pfx, PfxEncryption, PfxRandomness};
 use keyvault_sync_vault::{Identity, Import, Transport, TransportSettings, VaultClient, VaultError};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SignatureAlgorithm};
 use serde_json::json;
+
+use crate::proofs::Wallet;
 
 pub(crate) const VAULT: &str = "contoso.vault.azure.net";
 pub(crate) const AUTHORITY: &str = "login.microsoftonline.com";
@@ -92,6 +95,7 @@ pub(crate) struct World {
     pub(crate) emulator: Emulator,
     pub(crate) accounts: ServiceAccounts,
     pub(crate) token_file: TokenFile,
+    pub(crate) wallet: Wallet,
     pub(crate) transport: Transport,
     pub(crate) client: VaultClient,
 }
@@ -115,20 +119,26 @@ impl World {
         });
         emulator.allow(VAULT, CLIENT, Permissions::certificates_officer());
         let token_file = TokenFile::new(&accounts.good_token());
-        let transport = Transport::new(&TransportSettings {
+        let wallet = Wallet::default();
+        let settings = TransportSettings {
             emulator_address: Some(emulator.address()),
             ca_bundle_pem: Some(emulator.ca_pem().into()),
             ..TransportSettings::default()
-        })
-        .unwrap();
+        };
+        let transport = Transport::new(&settings, Arc::new(wallet.clone())).unwrap();
         let client =
             VaultClient::new(host(VAULT), &identity(TENANT, CLIENT, &token_file), &transport).unwrap();
-        Self { emulator, accounts, token_file, transport, client }
+        Self { emulator, accounts, token_file, wallet, transport, client }
     }
 
     /// Another client over the same transport.
     pub(crate) fn client(&self, vault: &str, tenant: &str, client: &str) -> VaultClient {
-        VaultClient::new(host(vault), &identity(tenant, client, &self.token_file), &self.transport).unwrap()
+        self.client_as(vault, &identity(tenant, client, &self.token_file))
+    }
+
+    /// Another client over the same transport, of any identity.
+    pub(crate) fn client_as(&self, vault: &str, identity: &Identity) -> VaultClient {
+        VaultClient::new(host(vault), identity, &self.transport).unwrap()
     }
 
     /// A client that has its token and knows the vault's challenge: its next call is one request.
