@@ -140,6 +140,14 @@ fn route(
             let id = id.parse().map_err(|_| bad_request("a fault's id is a number"))?;
             found(emulator.clear_fault(FaultId(id)), "fault").map(|_| faults(emulator))
         }
+        ("GET", ["identities"]) => Ok(json!(emulator.identities())),
+        ("POST", ["identities"]) => {
+            emulator.assign_identity(parse(body)?);
+            Ok(json!(emulator.identities()))
+        }
+        ("DELETE", ["identities", client]) => {
+            found(emulator.unassign_identity(client), "identity").map(|()| json!(emulator.identities()))
+        }
         ("GET", ["vaults", host, "certificates"]) => Ok(json!(emulator.certificate_names(host))),
         ("GET", ["vaults", host, "certificates", name]) => certificate(emulator, host, name),
         ("POST", ["vaults", host, "certificates", name, act]) => change(emulator, host, name, act, body),

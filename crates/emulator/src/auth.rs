@@ -136,6 +136,8 @@ fn demand(operation: Operation, granted: Permissions) -> (bool, &'static str) {
         Operation::Purge => (granted.certificates_purge, "certificates/purge/action"),
         Operation::GetSecret => (granted.secrets_get, "secrets/getSecret/action"),
         // Unknown paths hold nothing; they get their 4xx after authentication.
-        Operation::Token | Operation::Discovery | Operation::Other => (true, ""),
+        Operation::Token | Operation::ManagedIdentityToken | Operation::Discovery | Operation::Other => {
+            (true, "")
+        }
     }
 }

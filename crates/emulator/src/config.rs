@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use keyvault_emulator::FederatedCredential;
+use keyvault_emulator::{AssignedIdentity, FederatedCredential};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
@@ -47,6 +47,12 @@ pub(crate) struct Config {
     /// PEM file with a certificate that the application signs assertions with (RSA); repeat for more
     #[arg(long, value_name = "FILE")]
     pub(crate) client_certificate: Vec<PathBuf>,
+    /// Client id of the managed identity that is the node's own; it may do everything in every vault
+    #[arg(long, value_name = "CLIENT_ID")]
+    pub(crate) system_identity: Option<String>,
+    /// Client id of a user-assigned managed identity of the node; it may do everything in every vault; repeat for more
+    #[arg(long = "user-identity", value_name = "CLIENT_ID")]
+    pub(crate) user_identities: Vec<String>,
     /// Keys of an OpenID issuer whose assertions are checked: ISSUER=JWKS_FILE; repeat for more
     #[arg(long, value_name = "ISSUER=FILE", value_parser = issuer)]
     pub(crate) trust_issuer: Vec<(String, PathBuf)>,
@@ -62,6 +68,9 @@ pub(crate) struct Config {
     /// Where the CA certificate is written [default: keyvault-emulator/ca.pem in the user's cache folder]
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_out: Option<PathBuf>,
+    /// Loopback address of the instance metadata service (plain HTTP); port 0 takes any free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub(crate) imds: SocketAddr,
     /// Loopback address of the admin API (plain HTTP); port 0 takes any free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     pub(crate) admin: SocketAddr,
@@ -94,6 +103,17 @@ impl Config {
             path.display()
         );
         Ok((secret, path))
+    }
+
+    /// The managed identities of the node.
+    pub(crate) fn identities(&self) -> impl Iterator<Item = AssignedIdentity> {
+        let identity = |client_id: &String, is_system| AssignedIdentity {
+            tenant_id: self.tenant.clone(),
+            client_id: client_id.clone(),
+            is_system,
+        };
+        let system = self.system_identity.iter().map(move |client_id| identity(client_id, true));
+        system.chain(self.user_identities.iter().map(move |client_id| identity(client_id, false)))
     }
 
     /// The application's certificates, in DER: the first of each file, which may have its chain and key besides.

@@ -275,11 +275,16 @@ fn audience(cloud: &Cloud, scope: &str) -> Result<String, TokenError> {
         return Err(TokenError::request("invalid_scope", 1_002_012, message));
     };
     let resource = resource.trim_end_matches('/');
-    if resource == cloud.audience || OTHER_RESOURCES.contains(&resource) {
+    if is_resource(cloud, resource) {
         return Ok(resource.to_owned());
     }
     let message = format!("The resource principal named {resource} was not found in the tenant.");
     Err(TokenError::request("invalid_resource", 500_011, message))
+}
+
+/// Whether the cloud has tokens for `resource`, written without a slash at the end.
+pub(crate) fn is_resource(cloud: &Cloud, resource: &str) -> bool {
+    resource == cloud.audience || OTHER_RESOURCES.contains(&resource)
 }
 
 /// A version 1 access token, as Key Vault is given them.

@@ -104,7 +104,7 @@ impl VaultError {
         Self::new(StatusCode::MISDIRECTED_REQUEST, "VaultNotFound", None, message)
     }
 
-    /// A refusal made by a fault.
+    /// A refusal made by a fault, of whichever service.
     pub(crate) fn injected(status: u16, code: &str, inner: Option<&str>, message: &str) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self::new(status, code, inner, message)
@@ -159,5 +159,31 @@ impl TokenError {
             "trace_id": trace,
             "correlation_id": trace,
         })
+    }
+}
+
+/// A refusal of the instance metadata service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MetadataError {
+    pub(crate) status: StatusCode,
+    pub(crate) error: String,
+    pub(crate) message: String,
+    pub(crate) retry_after: Option<String>,
+}
+
+impl MetadataError {
+    /// A request that is wrong in itself: 400.
+    pub(crate) fn request(error: &str, message: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            error: error.to_owned(),
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    /// The body, as the service writes it.
+    pub(crate) fn body(&self) -> Value {
+        json!({ "error": self.error, "error_description": self.message })
     }
 }

@@ -21,7 +21,7 @@ pub struct FaultId(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// Host of the vault or of Entra ID; none: any.
+    /// Host of the vault, of Entra ID or of the metadata service, as the caller names it; none: any.
     #[serde(default)]
     pub host: Option<String>,
     /// Operation; none: any.
@@ -78,7 +78,8 @@ impl Fault {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum Effect {
-    /// Refused, nothing done. For Entra ID, `code` is the `error` and `message` may begin with `AADSTS…`.
+    /// Refused, nothing done. For Entra ID and the metadata service, `code` is the `error`; for Entra ID, `message` may
+    /// begin with `AADSTS…`.
     Status {
         /// HTTP status.
         status: u16,
@@ -167,6 +168,27 @@ impl Effect {
 
 fn milliseconds(delay: Duration) -> u64 {
     u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What the service says with a refusal that a fault makes.
+pub(crate) fn words(code: &str, inner: Option<&str>) -> &'static str {
+    match (code, inner) {
+        (_, Some("ForbiddenByFirewall")) => {
+            "Client address is not authorized and caller is not a trusted service.\r\nClient address: 192.0.2.1\r\n"
+        }
+        (_, Some("ForbiddenByConnection")) => {
+            "Public network access is disabled and request is not from a trusted service nor via an approved private \
+             link.\r\n"
+        }
+        (_, Some("ForbiddenByPolicy")) => {
+            "The user, group or application does not have certificates import permission on key vault. For help \
+             resolving this issue, see the access policies of the vault."
+        }
+        ("Throttled", _) => {
+            "Request was not processed because too many requests were received. Reason: VaultRequestTypeLimitReached"
+        }
+        _ => "The emulator was told to refuse this request",
+    }
 }
 
 /// An effect that hit a call, and the signal that ends a hang.

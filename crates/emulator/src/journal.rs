@@ -45,6 +45,8 @@ pub enum Operation {
     GetSecret,
     /// `POST /{tenant}/oauth2/v2.0/token`
     Token,
+    /// `GET /metadata/identity/oauth2/token` of the node's instance metadata service
+    ManagedIdentityToken,
     /// Documents about Entra ID itself: OpenID configuration, keys, instance discovery.
     Discovery,
     /// Anything else.
@@ -89,11 +91,11 @@ pub struct Call {
     pub name: Option<String>,
     /// Version, where the path has one.
     pub version: Option<String>,
-    /// Scope asked for, of a token call.
+    /// Scope (of the metadata service: resource) asked for, of a token call.
     pub scope: Option<String>,
     /// Status decided on, also if a fault kept the answer back; none while under way or when reset before processing.
     pub status: Option<u16>,
-    /// The service's error code (`error.code`, or `AADSTS…` of a token call).
+    /// The service's error code (`error.code`, `AADSTS…` of a token call, `error` of the metadata service).
     pub code: Option<String>,
     /// Application (client) id of the token that was shown and found good, or of the token call.
     pub client_id: Option<String>,

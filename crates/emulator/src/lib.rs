@@ -17,6 +17,7 @@ mod entra;
 mod error;
 mod fault;
 mod hands;
+mod imds;
 mod journal;
 mod jwt;
 mod life;
@@ -32,23 +33,26 @@ mod tls;
 mod vault;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use entra::{Application, FederatedCredential};
 pub use fault::{Effect, Fault, FaultId};
 pub use hands::Put;
+pub use imds::AssignedIdentity;
 pub use journal::{Call, Operation};
 pub use tls::TlsError;
 pub use vault::{Permissions, State, StoredCertificate, StoredVersion};
 
 use life::Takes;
+use server::Entrance;
 use service::Service;
 use vault::Vault;
 
@@ -61,6 +65,7 @@ pub struct Emulator {
 struct Running {
     service: Arc<Service>,
     address: SocketAddr,
+    imds: SocketAddr,
     ca_pem: String,
     stop: watch::Sender<bool>,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -92,26 +97,44 @@ pub enum StartError {
 }
 
 impl Emulator {
-    /// Starts an emulator without vaults, tenants or applications.
+    /// Starts an emulator without vaults, tenants or applications; the metadata service takes any free port.
     ///
     /// # Errors
     /// If `listen` is no loopback address (127.0.0.0/8, ::1) or cannot be bound. Port 0 takes any free port.
     pub async fn start(listen: SocketAddr) -> Result<Self, StartError> {
-        let refused = |source| StartError::Listen { address: listen, source };
-        let listener = server::bind(listen).await.map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
+        Self::start_at(listen, (Ipv4Addr::LOCALHOST, 0).into()).await
+    }
+
+    /// As [`Emulator::start`], with the instance metadata service at `imds`.
+    ///
+    /// # Errors
+    /// If either is no loopback address or cannot be bound.
+    pub async fn start_at(listen: SocketAddr, imds: SocketAddr) -> Result<Self, StartError> {
+        let (listener, address) = bind(listen).await?;
+        let (imds_listener, imds) = bind(imds).await?;
         let tls = tls::new()?;
         let signer = jwt::TokenSigner::generate().map_err(|_| StartError::SigningKey)?;
         let service = Arc::new(Service::new(signer));
         let (stop, stopping) = watch::channel(false);
-        let serving = server::serve(listener, tls.config.into(), service.clone(), stopping);
-        let task = Mutex::new(Some(tokio::spawn(serving)));
-        Ok(Self { running: Arc::new(Running { service, address, ca_pem: tls.ca_pem, stop, task }) })
+        let azure = Entrance::Azure(tls.config.into());
+        let azure = server::serve(listener, azure, service.clone(), stopping.clone());
+        let metadata = server::serve(imds_listener, Entrance::Metadata, service.clone(), stopping);
+        let serving = tokio::spawn(async {
+            tokio::join!(azure, metadata);
+        });
+        let running =
+            Running { service, address, imds, ca_pem: tls.ca_pem, stop, task: Mutex::new(Some(serving)) };
+        Ok(Self { running: Arc::new(running) })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.running.address
+    }
+
+    /// Where the node's instance metadata service is, in Azure `http://169.254.169.254`: `http://127.0.0.1:PORT`.
+    pub fn imds_endpoint(&self) -> String {
+        format!("http://{}", self.running.imds)
     }
 
     /// The certificate of its own CA, in PEM: what clients must trust.
@@ -145,7 +168,24 @@ impl Emulator {
         self.service().directory().add_application(application);
     }
 
-    /// Sets what the application may do in the vault; nothing happens if there is no such vault.
+    /// Assigns a managed identity to the node, of which the metadata service gives tokens from then on; its tenant exists.
+    /// It takes the place of one with the same client id; a system-assigned one, also that of the node's other one.
+    pub fn assign_identity(&self, identity: AssignedIdentity) {
+        self.service().directory().add_tenant(&identity.tenant_id);
+        self.service().node().assign(identity);
+    }
+
+    /// Takes an identity from the node; tokens that were given keep their validity. Whether there was one of that client id.
+    pub fn unassign_identity(&self, client_id: &str) -> bool {
+        self.service().node().unassign(client_id)
+    }
+
+    /// The identities assigned to the node.
+    pub fn identities(&self) -> Vec<AssignedIdentity> {
+        self.service().node().identities()
+    }
+
+    /// Sets what the application (or managed identity) may do in the vault; nothing happens if there is no such vault.
     pub fn allow(&self, host: &str, client_id: &str, permissions: Permissions) {
         self.change_vault(host, |vault| {
             vault.grants.insert(client_id.to_ascii_lowercase(), permissions);
@@ -184,7 +224,7 @@ impl Emulator {
         self.change_vault(host, |vault| vault.purge_protection = protected);
     }
 
-    /// Seconds that tokens hold which Entra ID issues from now on (3599 unless set).
+    /// Seconds that tokens hold which Entra ID and the metadata service issue from now on (3599 unless set).
     pub fn set_token_lifetime(&self, seconds: i64) {
         self.service().token_lifetime.store(seconds, Ordering::Relaxed);
     }
@@ -261,4 +301,11 @@ impl Emulator {
     fn service(&self) -> &Service {
         &self.running.service
     }
+}
+
+async fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let refused = |source| StartError::Listen { address: listen, source };
+    let listener = server::bind(listen).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    Ok((listener, address))
 }

@@ -23,7 +23,7 @@ async fn main() -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
 
-    let emulator = Emulator::start(config.listen).await?;
+    let emulator = Emulator::start_at(config.listen, config.imds).await?;
     let (secret, secret_file) = config.client_secret()?;
     furnish(&emulator, &config, secret)?;
     let ca_file = config.write_ca(emulator.ca_pem())?;
@@ -51,9 +51,15 @@ fn furnish(emulator: &Emulator, config: &Config, secret: String) -> anyhow::Resu
         federated: config.federated.clone(),
         ..Application::default()
     });
+    for identity in config.identities() {
+        emulator.assign_identity(identity);
+    }
     for vault in &config.vaults {
         emulator.add_vault(vault, &config.tenant);
         emulator.allow(vault, &config.application, Permissions::all());
+        for identity in config.identities() {
+            emulator.allow(vault, &identity.client_id, Permissions::all());
+        }
         emulator.set_deletion_time(vault, Duration::from_secs(config.deletion_time));
         emulator.set_recovery_time(vault, Duration::from_secs(config.recovery_time));
         emulator.set_purge_protection(vault, config.purge_protection);
@@ -69,6 +75,7 @@ fn print(emulator: &Emulator, config: &Config, ca_file: &Path, secret_file: &Pat
     }
     println!("CA certificate  {}", ca_file.display());
     println!("client secret   {}", secret_file.display());
+    println!("IMDS            {}", emulator.imds_endpoint());
     println!("admin API       {admin}");
     println!();
     println!("A token, and the vault's certificates:");

@@ -67,6 +67,16 @@ impl Route {
         }
     }
 
+    /// The route of a request to the instance metadata service.
+    pub(crate) fn of_metadata(method: &Method, path: &str) -> Self {
+        match (method.as_str(), segments(path).as_slice()) {
+            ("GET", ["metadata", "identity", "oauth2", "token"]) => {
+                Self::new(Operation::ManagedIdentityToken, None, None)
+            }
+            _ => Self::new(Operation::Other, None, None),
+        }
+    }
+
     /// `certificates/web`, as the service names the object in its refusals.
     pub(crate) fn object(&self) -> String {
         let kind = if self.operation == Operation::GetSecret { "secrets" } else { "certificates" };

@@ -1,4 +1,4 @@
-//! Connections: TCP on loopback, TLS, HTTP/1.1 and HTTP/2; and resets that are felt as such.
+//! Connections: TCP on loopback, TLS except for the metadata service, HTTP/1.1 and HTTP/2; and resets felt as such.
 //! Leaves every request to service.rs.
 
 use std::io;
@@ -11,13 +11,15 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use socket2::Socket;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::answer::Body;
-use crate::service::{Reset, Service};
+use crate::service::{Door, Reset, Service};
 
 /// How long a client may take over the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -35,10 +37,19 @@ pub(crate) async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(listen).await
 }
 
+/// What is served at a listener.
+#[derive(Clone)]
+pub(crate) enum Entrance {
+    /// Vaults and Entra ID, told apart by host name.
+    Azure(TlsAcceptor),
+    /// The node's instance metadata service, which speaks plain HTTP in Azure too.
+    Metadata,
+}
+
 /// Serves until `stop` says so or is dropped; then every connection is closed.
 pub(crate) async fn serve(
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    entrance: Entrance,
     service: Arc<Service>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -50,7 +61,7 @@ pub(crate) async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, acceptor.clone(), service.clone(), stopping.clone()));
+                    connections.spawn(connection(stream, entrance.clone(), service.clone(), stopping.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -70,18 +81,34 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 async fn connection(
     stream: TcpStream,
-    acceptor: TlsAcceptor,
+    entrance: Entrance,
     service: Arc<Service>,
     stop: watch::Receiver<bool>,
 ) {
     let _ = stream.set_nodelay(true);
     // A second descriptor of the same socket: the stream itself goes into TLS, and a reset is a matter of the socket.
     let Ok(socket) = socket2::SockRef::from(&stream).try_clone() else { return };
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+    match entrance {
+        Entrance::Azure(acceptor) => {
+            let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
+            let Ok(Ok(stream)) = handshake.await else { return };
+            converse(stream, &socket, Door::Azure, service, stop).await;
+        }
+        Entrance::Metadata => converse(stream, &socket, Door::Metadata, service, stop).await,
+    }
+}
+
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    socket: &Socket,
+    door: Door,
+    service: Arc<Service>,
+    stop: watch::Receiver<bool>,
+) {
     let reset = Arc::new(Notify::new());
     let on_request = {
         let reset = reset.clone();
-        service_fn(move |request| one(request, service.clone(), stop.clone(), reset.clone()))
+        service_fn(move |request| one(request, door, service.clone(), stop.clone(), reset.clone()))
     };
     let builder = auto::Builder::new(TokioExecutor::new());
     tokio::select! {
@@ -100,11 +127,12 @@ async fn connection(
 /// One request, in a task of its own: as with the real service, it is carried out also if the caller does not wait.
 async fn one(
     request: Request<Incoming>,
+    door: Door,
     service: Arc<Service>,
     mut stop: watch::Receiver<bool>,
     reset: Arc<Notify>,
 ) -> Result<Response<Body>, Reset> {
-    let call = service.receive(request).await;
+    let call = service.receive(request, door).await;
     let carried_out = tokio::spawn(async move {
         tokio::select! {
             _ = stopped(&mut stop) => Err(Reset),

@@ -1,5 +1,5 @@
 //! One call from its head to its answer: named, written down, authenticated, hit by faults, carried out.
-//! Leaves connections to server.rs, and what each operation does to certificates.rs, secrets.rs and entra.rs.
+//! Leaves connections to server.rs, and what each operation does to certificates.rs, secrets.rs, entra.rs and imds.rs.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, SERVER, WWW_AUTHENTICATE,
 };
 use hyper::{Request, Response, StatusCode};
 use serde::de::DeserializeOwned;
@@ -20,12 +20,13 @@ use crate::auth::{self, Caller};
 use crate::certificates::{self, Address};
 use crate::cloud::Cloud;
 use crate::entra::{self, Directory, TOKEN_LIFETIME};
-use crate::error::{TokenError, VaultError};
-use crate::fault::{Effect, Faults, Hit};
+use crate::error::{MetadataError, TokenError, VaultError};
+use crate::fault::{self, Effect, Faults, Hit};
+use crate::imds::Node;
 use crate::journal::{Beginning, Journal, Operation};
 use crate::jwt::TokenSigner;
 use crate::route::Route;
-use crate::vault::Vaults;
+use crate::vault::{self, Vaults};
 use crate::{deleted, discovery, policy, random, secrets};
 
 /// Bytes of a request's body, at most: a bundle of 25 kB in base64, and room.
@@ -38,10 +39,28 @@ const API_VERSIONS: [&str; 10] =
 pub(crate) struct Service {
     pub(crate) vaults: Mutex<Vaults>,
     pub(crate) directory: Mutex<Directory>,
+    pub(crate) node: Mutex<Node>,
     pub(crate) faults: Faults,
     pub(crate) journal: Journal,
     pub(crate) signer: TokenSigner,
     pub(crate) token_lifetime: AtomicI64,
+}
+
+/// Where a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// Where vaults and Entra ID are.
+    Azure,
+    /// Where the node's metadata service is.
+    Metadata,
+}
+
+/// Who is asked.
+#[derive(Debug, Clone, Copy)]
+enum Party {
+    Vault,
+    Entra(&'static Cloud),
+    Node,
 }
 
 /// The connection is to be reset instead of an answer.
@@ -55,9 +74,10 @@ pub(crate) struct Received {
     host: String,
     /// Host as the caller wrote it, with its port: identifiers in answers begin with it.
     base: String,
+    party: Party,
     route: Route,
     query: BTreeMap<String, String>,
-    authorization: Option<String>,
+    headers: HeaderMap,
     body: Result<Bytes, VaultError>,
 }
 
@@ -76,6 +96,7 @@ impl Service {
         Self {
             vaults: Mutex::default(),
             directory: Mutex::default(),
+            node: Mutex::default(),
             faults: Faults::default(),
             journal: Journal::new(),
             signer,
@@ -91,11 +112,14 @@ impl Service {
         self.directory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn node(&self) -> MutexGuard<'_, Node> {
+        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Writes the call down as soon as its head is here, and reads its body.
-    pub(crate) async fn receive(&self, request: Request<Incoming>) -> Received {
+    pub(crate) async fn receive(&self, request: Request<Incoming>, door: Door) -> Received {
         let (head, body) = request.into_parts();
-        let text =
-            |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let text = |name: &str| text(&head.headers, name).map(str::to_owned);
         let authority = head
             .uri
             .authority()
@@ -105,9 +129,10 @@ impl Service {
             .to_ascii_lowercase();
         let host = without_port(&authority).to_owned();
         let path = head.uri.path().to_owned();
-        let route = match Cloud::of_authority(&host) {
-            Some(_) => Route::of_entra(&head.method, &path),
-            None => Route::of_vault(&head.method, &path),
+        let (party, route) = match (door, Cloud::of_authority(&host)) {
+            (Door::Metadata, _) => (Party::Node, Route::of_metadata(&head.method, &path)),
+            (Door::Azure, Some(cloud)) => (Party::Entra(cloud), Route::of_entra(&head.method, &path)),
+            (Door::Azure, None) => (Party::Vault, Route::of_vault(&head.method, &path)),
         };
         let number = self.journal.begin(Beginning {
             host: host.clone(),
@@ -119,12 +144,12 @@ impl Service {
             client_request_id: text("x-ms-client-request-id"),
         });
         let query = form(head.uri.query().unwrap_or_default().as_bytes());
-        let authorization = text(AUTHORIZATION.as_str());
         let body = match Limited::new(body, MAX_BODY).collect().await {
             Ok(collected) => Ok(collected.to_bytes()),
             Err(_) => Err(VaultError::too_large(MAX_BODY)),
         };
-        Received { number, host, base: format!("https://{authority}"), route, query, authorization, body }
+        let base = format!("https://{authority}");
+        Received { number, host, base, party, route, query, headers: head.headers, body }
     }
 
     /// Carries a call out, faults included. Runs to its end whether or not the caller still waits.
@@ -137,36 +162,35 @@ impl Service {
     }
 
     async fn outcome(&self, call: Received) -> Result<Response<Body>, Reset> {
-        let entra = Cloud::of_authority(&call.host);
-        let caller = match entra {
-            Some(_) => Ok(None),
-            None => self.authenticate(&call).map(Some),
+        let caller = match call.party {
+            Party::Entra(_) | Party::Node => Ok(None),
+            Party::Vault => self.authenticate(&call).map(Some),
         };
         let caller = match caller {
             Ok(caller) => caller,
             // A caller unknown is answered before any fault: the challenge's first round is no call of a client's.
-            Err(error) => return Ok(self.render(call.number, Outcome::refused(&error))),
+            Err(error) => return Ok(self.render(&call, Outcome::refused(&error))),
         };
         let mut hit = self.faults.hit(&call.host, call.route.operation, call.route.name.as_deref());
         if let Some(early) = self.before(&call, hit.as_mut()).await {
-            return early.map(|outcome| self.render(call.number, outcome));
+            return early.map(|outcome| self.render(&call, outcome));
         }
-        let number = call.number;
-        let outcome = match (entra, caller) {
-            (Some(cloud), _) => self.entra(cloud, &call),
-            (None, Some(caller)) => {
+        let outcome = match (call.party, caller) {
+            (Party::Entra(cloud), _) => self.entra(cloud, &call),
+            (Party::Node, _) => self.metadata(&call),
+            (Party::Vault, Some(caller)) => {
                 self.vault(&call, &caller).unwrap_or_else(|error| Outcome::refused(&error))
             }
-            (None, None) => Outcome::refused(&VaultError::method_not_allowed()),
+            (Party::Vault, None) => Outcome::refused(&VaultError::method_not_allowed()),
         };
-        let response = self.render(number, outcome);
+        let response = self.render(&call, outcome);
         after(response, hit.as_mut()).await
     }
 
     fn authenticate(&self, call: &Received) -> Result<Caller, VaultError> {
         let vaults = self.vaults();
         let vault = vaults.get(&call.host).ok_or_else(|| VaultError::unknown_host(&call.host))?;
-        let header = call.authorization.as_deref();
+        let header = text(&call.headers, AUTHORIZATION.as_str());
         let caller = auth::authenticate(&call.host, vault, header, &self.signer.jwks())?;
         drop(vaults);
         self.journal.note(call.number, |entry| entry.client_id = Some(caller.client_id.clone()));
@@ -178,7 +202,7 @@ impl Service {
         let hit = hit?;
         match hit.effect.clone() {
             Effect::Status { status, code, inner, message, retry_after } => {
-                let message = message.unwrap_or_else(|| words(&code, inner.as_deref()).to_owned());
+                let message = message.unwrap_or_else(|| fault::words(&code, inner.as_deref()).to_owned());
                 let mut error = VaultError::injected(status, &code, inner.as_deref(), &message);
                 error.retry_after = retry_after.map(Into::into);
                 Some(Ok(self.injected(call, error)))
@@ -197,20 +221,23 @@ impl Service {
     }
 
     fn injected(&self, call: &Received, mut error: VaultError) -> Outcome {
-        if Cloud::of_authority(&call.host).is_some() {
-            return Outcome::token_refused(&TokenError {
-                status: error.status,
-                error: error.code,
-                code: 0,
-                message: error.message,
-                retry_after: error.retry_after.map(Into::into),
-            });
+        let retry_after = error.retry_after.clone().map(Into::into);
+        let (status, code, message) = (error.status, error.code.clone(), error.message.clone());
+        match call.party {
+            Party::Entra(_) => {
+                Outcome::token_refused(&TokenError { status, error: code, code: 0, message, retry_after })
+            }
+            Party::Node => {
+                Outcome::metadata_refused(&MetadataError { status, error: code, message, retry_after })
+            }
+            Party::Vault => {
+                if status == StatusCode::UNAUTHORIZED {
+                    error.challenge =
+                        self.vaults().get(&call.host).map(|vault| auth::challenge(&call.host, vault).into());
+                }
+                Outcome::refused(&error)
+            }
         }
-        if error.status == StatusCode::UNAUTHORIZED {
-            error.challenge =
-                self.vaults().get(&call.host).map(|vault| auth::challenge(&call.host, vault).into());
-        }
-        Outcome::refused(&error)
     }
 
     fn vault(&self, call: &Received, caller: &Caller) -> Result<Outcome, VaultError> {
@@ -303,8 +330,35 @@ impl Service {
         })))
     }
 
-    fn render(&self, number: u64, outcome: Outcome) -> Response<Body> {
-        self.journal.note(number, |entry| {
+    fn metadata(&self, call: &Received) -> Outcome {
+        match call.route.operation {
+            Operation::ManagedIdentityToken => {
+                self.managed_identity_token(call).unwrap_or_else(|error| Outcome::metadata_refused(&error))
+            }
+            _ => Outcome::metadata_refused(&MetadataError {
+                status: StatusCode::NOT_FOUND,
+                ..MetadataError::request("Not found", "The emulator knows no such metadata")
+            }),
+        }
+    }
+
+    fn managed_identity_token(&self, call: &Received) -> Result<Outcome, MetadataError> {
+        self.journal.note(call.number, |entry| {
+            entry.scope = call.query.get("resource").cloned();
+            entry.client_id = call.query.get("client_id").map(|id| id.to_ascii_lowercase());
+        });
+        let asked = self.node().judge(&call.headers, &call.query)?;
+        let (tenant, client_id) = (&asked.identity.tenant_id, &asked.identity.client_id);
+        self.journal.note(call.number, |entry| entry.client_id = Some(client_id.to_ascii_lowercase()));
+        // Read before the token is made: it is not told to hold longer than it does.
+        let (now, lifetime) = (vault::now(), self.token_lifetime.load(Ordering::Relaxed));
+        let token = entra::access_token(&self.signer, tenant, client_id, &asked.audience, lifetime)
+            .map_err(|_| MetadataError::request("unknown", "The token could not be signed"))?;
+        Ok(Outcome::ok(asked.answer(&token, now, lifetime)))
+    }
+
+    fn render(&self, call: &Received, outcome: Outcome) -> Response<Body> {
+        self.journal.note(call.number, |entry| {
             entry.status = Some(outcome.status.as_u16());
             entry.code.clone_from(&outcome.code);
             entry.committed = outcome.committed;
@@ -318,8 +372,17 @@ impl Service {
         if !is_empty {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
         }
-        headers.insert("x-ms-keyvault-region", HeaderValue::from_static("emulator"));
-        headers.insert("x-ms-keyvault-service-version", HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
+        match call.party {
+            Party::Node => {
+                headers.insert(SERVER, HeaderValue::from_static(concat!("IMDS/", env!("CARGO_PKG_VERSION"))));
+            }
+            Party::Vault => {
+                let version = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
+                headers.insert("x-ms-keyvault-service-version", version);
+                headers.insert("x-ms-keyvault-region", HeaderValue::from_static("emulator"));
+            }
+            Party::Entra(_) => {}
+        }
         if let Ok(id) = HeaderValue::from_str(&random::guid()) {
             headers.insert("x-ms-request-id", id);
         }
@@ -342,6 +405,12 @@ impl Outcome {
         insert(&mut headers, WWW_AUTHENTICATE.as_str(), error.challenge.as_deref());
         insert(&mut headers, RETRY_AFTER.as_str(), error.retry_after.as_deref());
         Self { status: error.status, code: Some(error.code.clone()), headers, ..Self::ok(error.body()) }
+    }
+
+    fn metadata_refused(error: &MetadataError) -> Self {
+        let mut headers = HeaderMap::new();
+        insert(&mut headers, RETRY_AFTER.as_str(), error.retry_after.as_deref());
+        Self { status: error.status, code: Some(error.error.clone()), headers, ..Self::ok(error.body()) }
     }
 
     fn token_refused(error: &TokenError) -> Self {
@@ -388,27 +457,6 @@ async fn after(response: Response<Body>, hit: Option<&mut Hit>) -> Result<Respon
     }
 }
 
-/// What the service says with a refusal that a fault makes.
-fn words(code: &str, inner: Option<&str>) -> &'static str {
-    match (code, inner) {
-        (_, Some("ForbiddenByFirewall")) => {
-            "Client address is not authorized and caller is not a trusted service.\r\nClient address: 192.0.2.1\r\n"
-        }
-        (_, Some("ForbiddenByConnection")) => {
-            "Public network access is disabled and request is not from a trusted service nor via an approved private \
-             link.\r\n"
-        }
-        (_, Some("ForbiddenByPolicy")) => {
-            "The user, group or application does not have certificates import permission on key vault. For help \
-             resolving this issue, see the access policies of the vault."
-        }
-        ("Throttled", _) => {
-            "Request was not processed because too many requests were received. Reason: VaultRequestTypeLimitReached"
-        }
-        _ => "The emulator was told to refuse this request",
-    }
-}
-
 fn json_body<T: DeserializeOwned>(call: &Received) -> Result<T, VaultError> {
     let bytes = call.body.as_ref().map_err(VaultError::clone)?;
     // The parser's message may quote the body, which may hold a key: only the place is told.
@@ -416,6 +464,10 @@ fn json_body<T: DeserializeOwned>(call: &Received) -> Result<T, VaultError> {
         let place = format!("line {}, column {}", error.line(), error.column());
         VaultError::bad_parameter(format!("The request body is not the JSON expected here ({place})"))
     })
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 fn form(bytes: &[u8]) -> BTreeMap<String, String> {

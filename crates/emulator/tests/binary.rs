@@ -241,10 +241,57 @@ async fn soft_delete_is_steered_by_flags_and_by_the_admin_api() {
     assert_eq!(running.ended_by("-INT").await, Some(0));
 }
 
+#[tokio::test]
+async fn managed_identities_come_and_go_by_flags_and_by_the_admin_api() {
+    let cache = tempfile::tempdir().unwrap();
+    let flags = ["--listen", "127.0.0.1:0", "--system-identity", "own", "--user-identity", "shared"];
+    let running = Running::start(cache.path(), &flags).await;
+    let (imds, admin) = (running.told("IMDS").to_owned(), running.told("admin API").to_owned());
+    let (host, address) = ("contoso.vault.azure.net", running.told("listening on"));
+    let ca = std::fs::read(running.told("CA certificate")).unwrap();
+    let client = Client::builder()
+        .tls_certs_only([Certificate::from_pem(&ca).unwrap()])
+        .no_proxy()
+        .timeout(PATIENCE)
+        .resolve(host, address.trim_start_matches("https://").parse().unwrap())
+        .build()
+        .unwrap();
+    let token = async |name: &str| {
+        let query = "api-version=2018-02-01&resource=https://vault.azure.net";
+        let url = format!("{imds}/metadata/identity/oauth2/token?{query}{name}");
+        Answer::of(client.get(url).header("Metadata", "true").send().await.unwrap()).await
+    };
+    for (name, client_id) in [("", "own"), ("&client_id=shared", "shared")] {
+        let answer = token(name).await.ok();
+        assert_eq!(answer["client_id"], client_id);
+        let read = client.get(format!("https://{host}/certificates?api-version=7.4"));
+        let read = read.bearer_auth(answer["access_token"].as_str().unwrap()).send().await.unwrap();
+        assert_eq!(read.status(), StatusCode::OK, "{client_id}");
+    }
+    let ask = async |method: Method, path: &str, body: Value| {
+        let request = client.request(method, format!("{admin}/{path}")).json(&body);
+        Answer::of(request.send().await.unwrap()).await
+    };
+    ask(Method::DELETE, "identities/own", Value::Null).await.ok();
+    assert_eq!(ask(Method::DELETE, "identities/own", Value::Null).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(token("").await.ok()["client_id"], "shared");
+    let another = json!({"tenantId": "tenant", "clientId": "another", "isSystem": true});
+    ask(Method::POST, "identities", another.clone()).await.ok();
+    assert_eq!(token("").await.ok()["client_id"], "another");
+    let listed = ask(Method::GET, "identities", Value::Null).await.ok();
+    assert_eq!((&listed[0]["clientId"], &listed[1]), (&json!("shared"), &another));
+    assert_eq!(ask(Method::POST, "identities", json!({})).await.status, StatusCode::BAD_REQUEST);
+    let fault = json!({"operation": "ManagedIdentityToken", "times": 1, "effect": {"kind": "status", "status": 410, "code": "gone"}});
+    ask(Method::POST, "faults", fault).await.ok();
+    assert_eq!(token("").await.status, StatusCode::GONE);
+    assert_eq!(running.ended_by("-INT").await, Some(0));
+}
+
 #[test]
 fn what_cannot_be_is_refused_with_a_sentence_and_status_1() {
     let cache = tempfile::tempdir().unwrap();
-    let rows: [(&[&str], &str); 5] = [
+    let rows: [(&[&str], &str); 6] = [
+        (&["--listen", "127.0.0.1:0", "--imds", "0.0.0.0:0"], "no loopback address"),
         (&["--listen", "127.0.0.1:0", "--client-certificate", "/nowhere.pem"], "/nowhere.pem"),
         (&["--listen", "0.0.0.0:0"], "no loopback address"),
         (&["--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0"], "no loopback address"),
