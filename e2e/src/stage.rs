@@ -1,4 +1,4 @@
-//! What a promise is tested on: a real control plane with our resources and RBAC, the emulator, and the operator between
+//! What a promise is tested on: a real control plane with our resources, RBAC and policies, the emulator, and the operator between
 //! them, as its own ServiceAccount. What happens in one test (namespace, vault, Secrets) is left to `scene`.
 
 use std::path::{Path, PathBuf};
@@ -8,16 +8,19 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::Context;
 use k8s_openapi::api::events::v1::Event;
 use keyvault_emulator::{Application, Emulator, FederatedCredential};
+use keyvault_sync_api::admission::{self, Policy};
+use keyvault_sync_api::constants::{GROUP, VERSION};
 use keyvault_sync_api::{ClusterKeyVaultSync, KeyVault, KeyVaultCertificate, KeyVaultSync};
 use kube::{Api, Client};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::cluster::LocalCluster;
 use crate::leaks;
 use crate::operator::{self, Operator};
+use crate::wait::{self, Seen};
 
 /// The operator's namespace and ServiceAccount.
 pub const OPERATOR: &str = "keyvault-sync";
@@ -53,7 +56,21 @@ kind: ClusterRoleBinding
 metadata: {name: keyvault-sync}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: keyvault-sync}
 subjects: [{kind: ServiceAccount, name: keyvault-sync, namespace: keyvault-sync}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: stranger}
+rules: [{apiGroups: [keyvaultsync.io], resources: [keyvaultcertificates], verbs: [create]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: stranger}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: stranger}
+subjects: [{kind: User, apiGroup: rbac.authorization.k8s.io, name: stranger}]
 ";
+
+/// A user whom RBAC lets create claims and who is no operator: by what he is told it is known that the policies act.
+const STRANGER: &str = "stranger";
 
 /// A control plane with our resources, an emulator, and what the operator needs to stand between them.
 pub struct Stage {
@@ -285,13 +302,65 @@ impl Stage {
     }
 }
 
-/// Definitions, ServiceAccount and RBAC, as `kubectl apply` brings them.
+/// Definitions, ServiceAccount, RBAC and policies, as `kubectl apply` brings them; and waits until the policies act, so that
+/// every promise is kept under them.
 async fn install(cluster: &LocalCluster) -> anyhow::Result<()> {
     let definitions =
         keyvault_sync_api::crds().iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
     cluster.apply(&definitions.join("\n---\n")).await?;
-    let role = serde_json::to_string(&keyvault_sync_api::rbac::cluster_role())?;
-    cluster.apply(&format!("{NAMESPACE_AND_BINDING}---\n{role}")).await
+    let mut documents = vec![serde_json::to_string(&keyvault_sync_api::rbac::cluster_role())?];
+    for Policy { policy, binding } in
+        [admission::operator_only(), admission::token_requests(OPERATOR, OPERATOR)]
+    {
+        documents.extend([serde_json::to_string(&policy)?, serde_json::to_string(&binding)?]);
+    }
+    cluster.apply(&format!("{NAMESPACE_AND_BINDING}---\n{}", documents.join("\n---\n"))).await?;
+
+    let claim = json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": "KeyVaultCertificate",
+        "metadata": {"name": "x.contoso.vault.azure.net"},
+        "spec": {
+            "vaultHost": "contoso.vault.azure.net", "keyVault": "contoso", "certificateName": "x", "clusterId": "x",
+            "owner": {"kind": "KeyVaultSync", "namespace": "x", "name": "x", "uid": "x"},
+            "sources": [{"namespace": "x", "secretName": "x"}],
+        },
+    });
+    let request = http::Request::post(format!("/apis/{GROUP}/{VERSION}/keyvaultcertificates?dryRun=All"))
+        .header("Impersonate-User", STRANGER);
+    until_refused(cluster, "operator-only", request, &claim).await?;
+
+    // Nothing of that kind can be bound to: were the policy not there, no token would come of it either.
+    let token = json!({
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"audiences": ["x"], "boundObjectRef": {"apiVersion": "v1", "kind": "Nothing", "name": "x"}},
+    });
+    let request = http::Request::post(format!(
+        "/api/v1/namespaces/{OPERATOR}/serviceaccounts/{OPERATOR}/token?dryRun=All"
+    ))
+    .header("Impersonate-User", format!("system:serviceaccount:{OPERATOR}:{OPERATOR}"))
+    .header("Impersonate-Group", "system:masters");
+    until_refused(cluster, "tokens", request, &token).await
+}
+
+/// Sends this write again and again until the policy whose name begins so refuses it.
+async fn until_refused(
+    cluster: &LocalCluster,
+    policy: &str,
+    request: http::request::Builder,
+    object: &Value,
+) -> anyhow::Result<()> {
+    let request = request.header("Content-Type", "application/json").body(serde_json::to_vec(object)?)?;
+    let (client, wanted) = (cluster.admin(), format!("ValidatingAdmissionPolicy '{policy}."));
+    wait::until(&format!("the policy {policy} to act"), || async {
+        Ok(match client.request_text(request.clone()).await {
+            Err(kube::Error::Api(refusal)) if refusal.message.contains(&wanted) => Seen::Done(()),
+            Err(error) => Seen::NotYet(error.to_string()),
+            Ok(_) => Seen::NotYet("it was not refused".to_owned()),
+        })
+    })
+    .await
 }
 
 /// Makes Entra ID take the operator's ServiceAccount for the application; `more`: keys of other clusters, whose issuer has the

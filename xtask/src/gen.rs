@@ -1,4 +1,4 @@
-//! Files made from the Rust types: the CRDs, the operator's role and the field reference `docs/api.md`; written, or compared with `--check`.
+//! Files made from the Rust types: CRDs, roles, admission policies, the field reference `docs/api.md`; written, or compared with `--check`.
 //! What is in them is said in `crates/api`.
 
 use std::fmt::Write as _;
@@ -9,6 +9,8 @@ use anyhow::{Context, bail};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
+use keyvault_sync_api::admission::{self, Policy};
+use keyvault_sync_api::rbac;
 use serde::Serialize;
 
 /// The command that makes every generated file; a failing check prints it.
@@ -16,8 +18,20 @@ const COMMAND: &str = "cargo xtask gen";
 /// Helm installs the definitions in a chart's own folder `crds`, and follows no link out of the chart.
 const CRDS_FOLDERS: [&str; 2] = ["crds", "charts/keyvault-sync/crds"];
 const ROLE: &str = "deploy/clusterrole.yaml";
-/// The chart's role has a name and labels of its own; its rules are these.
+const SERVICE_ACCOUNT_ROLE: &str = "deploy/service-account-identities/clusterrole.yaml";
+/// The name of the ServiceAccounts that the plain manifests let the operator act as: the chart's default too.
+const SERVICE_ACCOUNT: &str = "keyvault";
+/// The chart's roles have names and labels of their own; their rules are these.
 const CHART_RULES: &str = "charts/keyvault-sync/files/clusterrole-rules.yaml";
+/// For all ServiceAccounts: the chart fills in the names.
+const CHART_SERVICE_ACCOUNT_RULES: &str = "charts/keyvault-sync/files/service-account-rules.yaml";
+/// Namespace and ServiceAccount of the operator in the plain manifests.
+const OPERATOR: &str = "keyvault-sync";
+const ADMISSION_FOLDER: &str = "deploy/admission";
+const CHART_ADMISSION_FOLDER: &str = "charts/keyvault-sync/files/admission";
+/// For these words the chart puts in its own namespace and ServiceAccount: no such name has a capital.
+const CHART_NAMESPACE: &str = "OPERATOR_NAMESPACE";
+const CHART_SERVICE_ACCOUNT: &str = "OPERATOR_SERVICE_ACCOUNT";
 const REFERENCE: &str = "docs/api.md";
 
 /// Writes every generated file, or with `check` compares what is there.
@@ -66,17 +80,47 @@ fn files() -> anyhow::Result<Vec<Generated>> {
             files.push(Generated { path, text: yaml(crd)? });
         }
     }
-    let role = keyvault_sync_api::rbac::cluster_role();
-    files.push(Generated { path: ROLE.into(), text: yaml(&role)? });
-    files.push(Generated { path: CHART_RULES.into(), text: yaml(&role.rules)? });
+    files.extend(roles()?);
+    files.extend(policies(ADMISSION_FOLDER, OPERATOR, OPERATOR)?);
+    files.extend(policies(CHART_ADMISSION_FOLDER, CHART_NAMESPACE, CHART_SERVICE_ACCOUNT)?);
     files.push(Generated { path: REFERENCE.into(), text: reference(&crds) });
     Ok(files)
 }
 
-/// Files of kinds that are no more.
+fn roles() -> anyhow::Result<Vec<Generated>> {
+    let role = rbac::cluster_role();
+    Ok(vec![
+        Generated { path: ROLE.into(), text: yaml(&role)? },
+        Generated { path: CHART_RULES.into(), text: yaml(&role.rules)? },
+        Generated {
+            path: SERVICE_ACCOUNT_ROLE.into(),
+            text: yaml(&rbac::service_account_role(&[SERVICE_ACCOUNT]))?,
+        },
+        Generated {
+            path: CHART_SERVICE_ACCOUNT_RULES.into(),
+            text: yaml(&rbac::service_account_rules(&[]))?,
+        },
+    ])
+}
+
+/// The policies of an operator with this ServiceAccount, an object a file.
+fn policies(folder: &str, namespace: &str, service_account: &str) -> anyhow::Result<Vec<Generated>> {
+    let mut files = Vec::new();
+    for (name, Policy { policy, binding }) in [
+        ("operator-only", admission::operator_only()),
+        ("token-requests", admission::token_requests(namespace, service_account)),
+    ] {
+        let path = |suffix: &str| Path::new(folder).join(format!("{name}{suffix}.yaml"));
+        files.push(Generated { path: path(""), text: yaml(&policy)? });
+        files.push(Generated { path: path("-binding"), text: yaml(&binding)? });
+    }
+    Ok(files)
+}
+
+/// Files of kinds and policies that are no more.
 fn left_over(root: &Path, files: &[Generated]) -> anyhow::Result<Vec<PathBuf>> {
     let mut left_over = Vec::new();
-    for folder in CRDS_FOLDERS {
+    for folder in CRDS_FOLDERS.into_iter().chain([ADMISSION_FOLDER, CHART_ADMISSION_FOLDER]) {
         let entries = match fs::read_dir(root.join(folder)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -103,7 +147,7 @@ fn compare(root: &Path, files: &[Generated], left_over: &[PathBuf]) -> anyhow::R
             Err(error) => wrong.push(format!("{} cannot be read: {error}", file.path.display())),
         }
     }
-    wrong.extend(left_over.iter().map(|path| format!("{} belongs to no kind", path.display())));
+    wrong.extend(left_over.iter().map(|path| format!("{} belongs to no kind or policy", path.display())));
     if wrong.is_empty() {
         return Ok(());
     }
@@ -233,7 +277,7 @@ mod tests {
     fn a_file_that_differs_is_named_with_the_command_that_fixes_it() {
         let files = [Generated { path: "crds/none.yaml".into(), text: String::new() }];
         let error = compare(&root().unwrap(), &files, &["crds/old.yaml".into()]).unwrap_err().to_string();
-        for part in ["crds/none.yaml cannot be read", "crds/old.yaml belongs to no kind", COMMAND] {
+        for part in ["crds/none.yaml cannot be read", "crds/old.yaml belongs to no kind or policy", COMMAND] {
             assert!(error.contains(part), "{error}");
         }
     }

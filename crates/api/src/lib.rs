@@ -8,6 +8,7 @@
 // The doc comments of fields are what `kubectl explain` prints: plain text, not markdown.
 #![allow(rustdoc::bare_urls, rustdoc::invalid_html_tags)]
 
+pub mod admission;
 pub mod certificate_entry;
 pub mod cluster_key_vault_sync;
 pub mod conditions;
