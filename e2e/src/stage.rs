@@ -7,9 +7,12 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keyvault_emulator::{Application, Emulator, FederatedCredential};
 use keyvault_sync_api::admission::{self, Policy};
 use keyvault_sync_api::constants::{GROUP, VERSION};
+use keyvault_sync_api::rbac::service_account_rules;
 use keyvault_sync_api::{ClusterKeyVaultSync, KeyVault, KeyVaultCertificate, KeyVaultSync};
 use kube::{Api, Client};
 use serde::Serialize;
@@ -28,6 +31,8 @@ pub const OPERATOR: &str = "keyvault-sync";
 pub const TENANT: &str = "8f3c9e2a-5d1b-4c7e-9a60-2b4d6f8e0c11";
 /// The application the operator acts as.
 pub const CLIENT: &str = "c0a8016b-7f3d-4e52-8b19-5d2e4f6a8c33";
+/// The ServiceAccount that opens vaults for a namespace, where a KeyVault says so.
+pub const SERVICE_ACCOUNT: &str = "keyvault";
 /// The audience of federated tokens (Entra ID's for Kubernetes).
 const AUDIENCE: &str = "api://AzureADTokenExchange";
 /// A stage never stands longer.
@@ -42,6 +47,9 @@ const DELETION_EFFORT: &str = "--deletion-effort=20s";
 /// user in trouble, because nothing of a key may be there either.
 const LOG_FILTER: &str = "debug,keyvault_sync=trace";
 
+/// The name of the role for other ServiceAccounts' tokens.
+const IDENTITIES: &str = "keyvault-sync-identities";
+
 const NAMESPACE_AND_BINDING: &str = r"
 apiVersion: v1
 kind: Namespace
@@ -55,6 +63,12 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: keyvault-sync}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: keyvault-sync}
+subjects: [{kind: ServiceAccount, name: keyvault-sync, namespace: keyvault-sync}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: keyvault-sync-identities}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: keyvault-sync-identities}
 subjects: [{kind: ServiceAccount, name: keyvault-sync, namespace: keyvault-sync}]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
@@ -171,6 +185,9 @@ impl Stage {
         let mut arguments = vec![
             format!("--emulator-address={}", self.emulator.address()),
             format!("--ca-bundle={}", self.ca_bundle.display()),
+            format!("--imds-endpoint={}", self.emulator.imds_endpoint()),
+            format!("--namespace={OPERATOR}"),
+            format!("--service-accounts={SERVICE_ACCOUNT}"),
             format!("--log={}", self.log_filter),
         ];
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
@@ -197,6 +214,11 @@ impl Stage {
     /// A client that may do everything: the hands of users, and the eyes of the test.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// What makes an application trust a ServiceAccount of this cluster.
+    pub fn federated(&self, namespace: &str, account: &str) -> FederatedCredential {
+        federated(&self.cluster, namespace, account)
     }
 
     /// The file with the certificate of the emulator's CA.
@@ -308,7 +330,10 @@ async fn install(cluster: &LocalCluster) -> anyhow::Result<()> {
     let definitions =
         keyvault_sync_api::crds().iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
     cluster.apply(&definitions.join("\n---\n")).await?;
-    let mut documents = vec![serde_json::to_string(&keyvault_sync_api::rbac::cluster_role())?];
+    let mut documents = vec![
+        serde_json::to_string(&keyvault_sync_api::rbac::cluster_role())?,
+        serde_json::to_string(&identities_role())?,
+    ];
     for Policy { policy, binding } in
         [admission::operator_only(), admission::token_requests(OPERATOR, OPERATOR)]
     {
@@ -344,6 +369,15 @@ async fn install(cluster: &LocalCluster) -> anyhow::Result<()> {
     until_refused(cluster, "tokens", request, &token).await
 }
 
+/// What an operator may do beside, that asks for tokens of other ServiceAccounts; bound as the role itself.
+fn identities_role() -> ClusterRole {
+    ClusterRole {
+        metadata: ObjectMeta { name: Some(IDENTITIES.to_owned()), ..ObjectMeta::default() },
+        rules: Some(service_account_rules(&[SERVICE_ACCOUNT])),
+        ..ClusterRole::default()
+    }
+}
+
 /// Sends this write again and again until the policy whose name begins so refuses it.
 async fn until_refused(
     cluster: &LocalCluster,
@@ -374,14 +408,18 @@ async fn federate(cluster: &LocalCluster, emulator: &Emulator, more: &[Value]) -
     emulator.add_application(Application {
         tenant_id: TENANT.to_owned(),
         client_id: CLIENT.to_owned(),
-        federated: vec![FederatedCredential {
-            issuer: cluster.issuer().to_owned(),
-            subject: format!("system:serviceaccount:{OPERATOR}:{OPERATOR}"),
-            audience: AUDIENCE.to_owned(),
-        }],
+        federated: vec![federated(cluster, OPERATOR, OPERATOR)],
         ..Application::default()
     });
     Ok(())
+}
+
+fn federated(cluster: &LocalCluster, namespace: &str, account: &str) -> FederatedCredential {
+    FederatedCredential {
+        issuer: cluster.issuer().to_owned(),
+        subject: format!("system:serviceaccount:{namespace}:{account}"),
+        audience: AUDIENCE.to_owned(),
+    }
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {

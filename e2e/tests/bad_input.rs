@@ -24,7 +24,6 @@ keyvault_sync_e2e::promises!(Together:
     a_hanging_vault_holds_up_no_other_and_gets_one_version,
     an_answer_lost_after_the_commit_is_followed_by_a_look_and_no_second_version,
     a_reset_connection_is_followed_by_a_look_and_one_version,
-    a_field_of_a_keyvault_without_behaviour_is_refused_by_name,
 );
 
 /// What a certificate of a resource is to say.
@@ -552,44 +551,4 @@ async fn a_reset_connection_is_followed_by_a_look_and_one_version(scene: Scene) 
     ensure!(operations == [try_, try_].concat(), "{operations:?}");
     ensure!(imports(&calls) == 2);
     Ok(())
-}
-
-async fn a_field_of_a_keyvault_without_behaviour_is_refused_by_name(scene: Scene) -> anyhow::Result<()> {
-    scene.renew("web-tls").await?;
-    let guid = "11111111-2222-4333-8444-555555555555";
-    let service_principal =
-        json!({"tenantId": guid, "clientId": guid, "clientSecretRef": {"name": "secret"}});
-    let client_certificate = json!({"tenantId": guid, "clientId": guid, "secretRef": {"name": "secret"}});
-    for (field, identity) in [
-        ("identity.serviceAccount", json!({"serviceAccount": {"name": "keyvault"}})),
-        ("identity.servicePrincipal", json!({"servicePrincipal": service_principal})),
-        ("identity.clientCertificate", json!({"clientCertificate": client_certificate})),
-        ("identity.managedIdentity", json!({"managedIdentity": {"clientId": guid}})),
-    ] {
-        let mut vault = scene.open_to_us();
-        vault["identity"] = identity;
-        scene.key_vault(scene.name(), vault).await?;
-        scene.sync_of("through", &["web-tls"]).await?;
-        refused(&scene, "through", field).await?;
-        wait::object(&scene.key_vaults(), scene.name(), "to be refused", |vault| {
-            let conditions =
-                vault.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-            conditions.iter().any(|one| one.reason == "Unsupported" && one.message.contains(field))
-        })
-        .await?;
-    }
-    ensure!(scene.calls().is_empty(), "{:?}", scene.calls());
-    Ok(())
-}
-
-/// Waits until the resource says that this field is not supported, in Ready, and to nobody else's harm.
-async fn refused(scene: &Scene, sync: &str, field: &str) -> anyhow::Result<()> {
-    scene
-        .status(sync, &format!("to refuse {field}"), |sync| {
-            ready(sync).is_some_and(|ready| {
-                ready.status == "False" && ready.reason == "Unsupported" && ready.message.contains(field)
-            })
-        })
-        .await
-        .map(drop)
 }

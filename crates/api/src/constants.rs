@@ -13,6 +13,12 @@ pub const SYNC_AT_ANNOTATION: &str = "keyvaultsync.io/sync-at";
 /// Label of a claim: `<operator namespace>.<release>`, which looks after it, also when its owner is gone.
 pub const INSTALLATION_LABEL: &str = "keyvaultsync.io/installation";
 
+/// Annotations by which Azure Workload Identity finds the ids of a ServiceAccount.
+/// Source: <https://azure.github.io/azure-workload-identity/docs/topics/service-account-labels-and-annotations.html>.
+pub const CLIENT_ID_ANNOTATION: &str = "azure.workload.identity/client-id";
+/// See [`CLIENT_ID_ANNOTATION`].
+pub const TENANT_ID_ANNOTATION: &str = "azure.workload.identity/tenant-id";
+
 /// Field manager of the sync controller: claims, and statuses of KeyVaultSyncs.
 pub const SYNC_FIELD_MANAGER: &str = "keyvault-sync";
 /// Field manager of the certificate controller: statuses of claims.

@@ -30,7 +30,9 @@ use kube::CustomResourceExt;
 pub use certificate_entry::{CertificateEntry, SecretKeys};
 pub use cluster_key_vault_sync::{ClusterKeyVaultSync, ClusterKeyVaultSyncSpec};
 pub use duration::Duration;
-pub use identity::Identity;
+pub use identity::{
+    ClientCertificate, Identity, ManagedIdentity, ServiceAccountIdentity, ServicePrincipal, WorkloadIdentity,
+};
 pub use key_vault::{Grant, KeyVault, KeyVaultSpec, KeyVaultStatus, NamespaceMatch};
 pub use key_vault_certificate::{
     Act, ClaimOwner, ClaimSource, InFlight, KeyVaultCertificate, KeyVaultCertificateSpec,

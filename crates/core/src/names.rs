@@ -330,11 +330,6 @@ impl NameTemplate {
         Ok(Self { source: source.to_owned(), parts })
     }
 
-    /// Whether the name depends on the Secret's labels or annotations, and so cannot be known before it exists.
-    pub fn needs_secret(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Label(_) | Part::Annotation(_)))
-    }
-
     /// The certificate name for this Secret: every character outside `[0-9A-Za-z-]` becomes `-`; nothing is folded or cut.
     ///
     /// # Errors
@@ -537,7 +532,6 @@ mod tests {
     #[test]
     fn a_name_from_a_label_waits_for_the_secret() {
         let template = NameTemplate::parse("{label:app}").unwrap();
-        assert!(template.needs_secret());
         let input =
             TemplateInput { namespace: "web", secret: "s", sync: "w", labels: None, annotations: None };
         assert_eq!(template.render(&input).unwrap_err().reason, Reason::SecretNotFound);

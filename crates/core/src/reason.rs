@@ -53,8 +53,6 @@ pub enum Reason {
     InvalidTags,
     /// Another resource or Secret holds the name.
     NameCollision,
-    /// A field whose behaviour this version does not have.
-    Unsupported,
     /// No such KeyVault, or its URL names another vault by now.
     VaultNotFound,
     /// No grant of the KeyVault allows this namespace this name.
@@ -87,7 +85,7 @@ pub enum Reason {
     VaultUnreachable,
     /// The vault refused what was sent.
     VaultRejected,
-    /// The vault is reached, and each namespace opens it with an identity of its own.
+    /// Each namespace opens the vault with an identity of its own: well for a KeyVault, no way for a ClusterKeyVaultSync.
     PerNamespaceIdentity,
     /// The vault asked for fewer calls.
     Throttled,
@@ -101,7 +99,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for reference pages and total tests.
-    pub const ALL: [Reason; 39] = [
+    pub const ALL: [Reason; 38] = [
         Reason::Synced,
         Reason::Reached,
         Reason::Reconciling,
@@ -119,7 +117,6 @@ impl Reason {
         Reason::InvalidName,
         Reason::InvalidTags,
         Reason::NameCollision,
-        Reason::Unsupported,
         Reason::VaultNotFound,
         Reason::NotGranted,
         Reason::NotManaged,
@@ -163,7 +160,6 @@ impl Reason {
             Reason::InvalidName => "InvalidName",
             Reason::InvalidTags => "InvalidTags",
             Reason::NameCollision => "NameCollision",
-            Reason::Unsupported => "Unsupported",
             Reason::VaultNotFound => "VaultNotFound",
             Reason::NotGranted => "NotGranted",
             Reason::NotManaged => "NotManaged",
@@ -193,17 +189,13 @@ impl Reason {
         Reason::ALL.into_iter().find(|reason| reason.as_str() == word)
     }
 
-    /// Who can help.
+    /// Who can help, where it stands for a failure.
     ///
     /// `SecretNotFound`, `SecretIncomplete` and `TemporaryCertificate` are `Invalid` as well: only a change of
     /// the Secret helps, and the watch tells of it.
     pub fn fault(self) -> Option<Fault> {
         match self {
-            Reason::Synced
-            | Reason::IncompleteChain
-            | Reason::Suspended
-            | Reason::Reached
-            | Reason::PerNamespaceIdentity => None,
+            Reason::Synced | Reason::IncompleteChain | Reason::Suspended | Reason::Reached => None,
             Reason::SecretNotFound
             | Reason::SecretIncomplete
             | Reason::InvalidCertificate
@@ -216,9 +208,9 @@ impl Reason {
             | Reason::InvalidName
             | Reason::InvalidTags
             | Reason::NameCollision
-            | Reason::Unsupported
             | Reason::VaultNotFound
-            | Reason::NotGranted => Some(Fault::Invalid),
+            | Reason::NotGranted
+            | Reason::PerNamespaceIdentity => Some(Fault::Invalid),
             Reason::NotManaged
             | Reason::OwnedByAnother
             | Reason::NameTakenByKeyOrSecret

@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use crate::context::Context;
 use crate::pace::{Permit, Turn};
 use crate::sync::orphan;
+use crate::wisher::WisherKey;
 use observe::Route;
 use status::Outcome;
 
@@ -45,6 +46,9 @@ pub(crate) async fn reconcile(
     context: Arc<Context>,
 ) -> Result<Action, Infallible> {
     if context.stop.is_cancelled() {
+        return Ok(Action::await_change());
+    }
+    if !context.world.serves(&WisherKey::of(&claim)) {
         return Ok(Action::await_change());
     }
     let claim = context.world.written.newest(claim);
@@ -275,7 +279,7 @@ pub(crate) async fn ask<T>(
     operation: &'static str,
     call: impl AsyncFnOnce(Arc<VaultClient>) -> Result<T, VaultError>,
 ) -> Result<T, VaultError> {
-    let answer = match context.vaults.client(&route.vault.host, &route.vault.identity) {
+    let answer = match context.vaults.client(&route.vault.host, &route.identity) {
         Ok(client) => call(client).await,
         Err(error) => Err(error),
     };

@@ -13,8 +13,10 @@ use keyvault_sync_vault::{Identity, Transport, VaultClient, VaultError};
 use kube::Client;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::identity::Opener;
 use crate::keyvault::{Contacts, Vault};
 use crate::pace::Pace;
 use crate::settings::Settings;
@@ -24,6 +26,8 @@ use crate::world::World;
 /// How long a vault is left alone that throttles without saying for how long: Key Vault counts in windows of ten
 /// seconds, and most of one has passed when it refuses.
 const THROTTLE_PAUSE: Duration = Duration::from_secs(3);
+/// A client that nobody has used for so long is made anew when it is needed: longer than a comparison may be away.
+const UNUSED_MAX: Duration = Duration::from_secs(25 * 3600);
 /// Secrets whose data is in memory at a time, whatever the number of vaults.
 const IN_MEMORY: usize = 16;
 
@@ -73,7 +77,12 @@ impl Context {
         // That an identity may not list, delete or recover may be meant so: what needs it says so, and the vault is well.
         let is_meant = matches!(operation, "list" | "delete" | "recover")
             && met.as_ref().is_err_and(|problem| problem.reason == Reason::Forbidden);
-        if !is_meant && self.contacts.note(vault, operation, &met) {
+        // One namespace's identity says nothing of the others'.
+        let is_namespaces = matches!(vault.opener, Opener::PerNamespace(_))
+            && met.as_ref().is_err_and(|problem| {
+                matches!(problem.reason, Reason::AuthenticationFailed | Reason::Forbidden)
+            });
+        if !is_meant && !is_namespaces && self.contacts.note(vault, operation, &met) {
             self.world.wake.vault(ObjectRef::new(&vault.name));
         }
     }
@@ -82,7 +91,12 @@ impl Context {
 /// One client a vault and identity: each has its token, and its first call pays for a challenge.
 pub(crate) struct VaultClients {
     transport: Transport,
-    clients: Mutex<HashMap<(VaultHost, Identity), Arc<VaultClient>>>,
+    clients: Mutex<HashMap<(VaultHost, Identity), Kept>>,
+}
+
+struct Kept {
+    client: Arc<VaultClient>,
+    used: Instant,
 }
 
 impl VaultClients {
@@ -101,13 +115,27 @@ impl VaultClients {
         identity: &Identity,
     ) -> Result<Arc<VaultClient>, VaultError> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = Instant::now();
         let key = (host.clone(), identity.clone());
-        if let Some(client) = clients.get(&key) {
-            return Ok(Arc::clone(client));
+        if let Some(kept) = clients.get_mut(&key) {
+            kept.used = used;
+            return Ok(Arc::clone(&kept.client));
         }
+        // Every edition of a credential has a client of its own: those of former ones go.
+        clients.retain(|_, kept| used.duration_since(kept.used) < UNUSED_MAX);
         let client = Arc::new(VaultClient::new(host.clone(), identity, &self.transport)?);
-        clients.insert(key, Arc::clone(&client));
+        clients.insert(key, Kept { client: Arc::clone(&client), used });
         Ok(client)
+    }
+
+    /// Reaches a vault without a token.
+    ///
+    /// # Errors
+    /// It is not reached, or is no vault.
+    pub(crate) async fn reach(&self, host: &VaultHost) -> Result<(), VaultError> {
+        // No token is asked for, so it does not matter as whom.
+        let nobody = Identity::ManagedIdentity { client_id: None };
+        VaultClient::new(host.clone(), &nobody, &self.transport)?.reach().await
     }
 }
 

@@ -1,7 +1,7 @@
 //! The timed comparison of each vault with the claims on it: by the list where that is fewer calls, and only what differs is
 //! woken. When, how and what differs is `core::inventory`'s word; what is done about it, the certificate controller's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use keyvault_sync_api::KeyVaultCertificate;
 use keyvault_sync_core::inventory::{Expected, Method, comparison_tick, method, next_comparison};
 use keyvault_sync_core::names::VaultHost;
 use keyvault_sync_core::reason::Reason;
-use keyvault_sync_vault::{Listing, VaultError};
+use keyvault_sync_vault::{Identity, Listing, VaultError};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use tokio::task::JoinSet;
@@ -33,23 +33,30 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 struct Lessons {
     /// How many pages the list of a vault had.
     pages: HashMap<VaultHost, usize>,
-    /// KeyVaults whose identity may not list.
-    forbidden: HashMap<String, Edition>,
+    /// KeyVaults and identities that may not list.
+    forbidden: HashMap<(String, Identity), Edition>,
 }
 
 impl Lessons {
     /// How many pages the vault's list has, as far as that is known, and whether it may be read.
-    fn of(&self, vault: &Vault) -> (Option<usize>, bool) {
-        let is_forbidden = self.forbidden.get(&vault.name) == Some(&vault.edition);
+    fn of(&self, vault: &Vault, identity: &Identity) -> (Option<usize>, bool) {
+        let key = (vault.name.clone(), identity.clone());
+        let is_forbidden = self.forbidden.get(&key) == Some(&vault.edition);
         (self.pages.get(&vault.host).copied(), !is_forbidden)
     }
 
-    fn learn(&mut self, vault: &Vault, pages_max: usize, listing: &Result<Listing, VaultError>) {
+    fn learn(
+        &mut self,
+        vault: &Vault,
+        identity: &Identity,
+        pages_max: usize,
+        listing: &Result<Listing, VaultError>,
+    ) {
         match listing {
             Ok(Listing::Whole { pages, .. }) => drop(self.pages.insert(vault.host.clone(), *pages)),
             Ok(Listing::TooLong) => drop(self.pages.insert(vault.host.clone(), pages_max + 1)),
             Err(error) if error.problem.reason == Reason::Forbidden => {
-                self.forbidden.insert(vault.name.clone(), vault.edition.clone());
+                self.forbidden.insert((vault.name.clone(), identity.clone()), vault.edition.clone());
             }
             Err(_) => {}
         }
@@ -67,7 +74,7 @@ pub(crate) async fn run(context: Arc<Context>) {
         let mut due = now + LOOK_AGAIN_SECS;
         let mut present = HashMap::new();
         for key_vault in context.world.vaults.state() {
-            let Ok(vault) = keyvault::resolve(&key_vault, &context.settings) else { continue };
+            let Ok(vault) = keyvault::resolve(&key_vault, &context) else { continue };
             let tick = comparison_tick(&vault.host, vault.resync_secs, now);
             due = due.min(next_comparison(&vault.host, vault.resync_secs, now));
             let is_due = made
@@ -88,10 +95,22 @@ pub(crate) async fn run(context: Arc<Context>) {
     }
 }
 
-/// One comparison; tried again where it failed for a reason that passes.
+/// One comparison; what failed for a reason that passes is tried again.
 async fn compare(context: Arc<Context>, vault: Vault, lessons: Arc<Mutex<Lessons>>) {
+    let mut made = HashSet::new();
     for pause in RETRIES {
-        if try_compare(&context, &vault, &lessons).await {
+        let mut is_whole = true;
+        for (identity, claims) in in_step(&vault, &context) {
+            if made.contains(&identity) {
+                continue;
+            }
+            if try_compare(&context, &vault, identity.as_ref(), &claims, &lessons).await {
+                made.insert(identity);
+            } else {
+                is_whole = false;
+            }
+        }
+        if is_whole {
             return;
         }
         tokio::select! {
@@ -101,20 +120,30 @@ async fn compare(context: Arc<Context>, vault: Vault, lessons: Arc<Mutex<Lessons
     }
 }
 
-/// `false`: not made.
-async fn try_compare(context: &Context, vault: &Vault, lessons: &Mutex<Lessons>) -> bool {
-    let claims = in_step(vault, context);
-    let (pages, may_list) = lessons.lock().unwrap_or_else(PoisonError::into_inner).of(vault);
+/// Compares the claims that one identity looks after. `false`: not made.
+async fn try_compare(
+    context: &Context,
+    vault: &Vault,
+    identity: Option<&Identity>,
+    claims: &[InStep],
+    lessons: &Mutex<Lessons>,
+) -> bool {
+    let Some(identity) = identity else {
+        // There is no way to the vault for them, which each says for itself.
+        singly(context, claims).await;
+        return true;
+    };
+    let (pages, may_list) = lessons.lock().unwrap_or_else(PoisonError::into_inner).of(vault, identity);
     let pages_max = match method(claims.len(), pages, may_list) {
         Method::Not => return true,
         Method::Singly => {
-            singly(context, &claims).await;
+            singly(context, claims).await;
             return true;
         }
         Method::List { pages_max } => pages_max,
     };
-    let listing = list(context, vault, pages_max).await;
-    lessons.lock().unwrap_or_else(PoisonError::into_inner).learn(vault, pages_max, &listing);
+    let listing = list(context, vault, identity, pages_max).await;
+    lessons.lock().unwrap_or_else(PoisonError::into_inner).learn(vault, identity, pages_max, &listing);
     match listing {
         Ok(Listing::Whole { certificates, pages }) => {
             let listed: HashMap<String, _> =
@@ -125,10 +154,10 @@ async fn try_compare(context: &Context, vault: &Vault, lessons: &Mutex<Lessons>)
             let found = differing.map(|(claim, _)| wake(context, claim)).count();
             tracing::debug!(vault = %vault.host, claims = claims.len(), pages, found, "vault compared");
         }
-        Ok(Listing::TooLong) => singly(context, &claims).await,
+        Ok(Listing::TooLong) => singly(context, claims).await,
         Err(error) if error.problem.reason == Reason::Forbidden => {
             tracing::info!(vault = %vault.host, "the identity may not list certificates: each is read by itself");
-            singly(context, &claims).await;
+            singly(context, claims).await;
         }
         Err(error) => {
             tracing::info!(vault = %vault.host, reason = error.problem.reason.as_str(), "vault not compared: {}", error.problem.message);
@@ -138,23 +167,29 @@ async fn try_compare(context: &Context, vault: &Vault, lessons: &Mutex<Lessons>)
     true
 }
 
-/// The claims through this KeyVault that are in step, with what the vault has to show of each.
-fn in_step(vault: &Vault, context: &Context) -> Vec<(Arc<KeyVaultCertificate>, Expected)> {
+/// A claim that is in step, with what the vault has to show of it.
+type InStep = (Arc<KeyVaultCertificate>, Expected);
+
+/// The claims through this KeyVault that are in step, by the identity that looks after them.
+fn in_step(vault: &Vault, context: &Context) -> HashMap<Option<Identity>, Vec<InStep>> {
     let through = |claim: &Arc<KeyVaultCertificate>| {
         claim.spec.key_vault == vault.name
             && claim.spec.vault_host == vault.host.as_str()
             && claim.spec.release.is_none()
     };
-    let expected = |claim: Arc<KeyVaultCertificate>| {
+    let mut found: HashMap<_, Vec<_>> = HashMap::new();
+    for claim in context.world.claims.state().into_iter().filter(through) {
         let claim = context.world.written.newest(claim);
         let way = observe::way(&claim, context);
-        let expected = Expected::of(&observe::desired(&claim, &way, context), &observe::memory(&claim))?;
-        Some((claim, expected))
-    };
-    context.world.claims.state().into_iter().filter(through).filter_map(expected).collect()
+        let expected = Expected::of(&observe::desired(&claim, &way, context), &observe::memory(&claim));
+        if let Some(expected) = expected {
+            found.entry(way.ok().map(|way| way.identity)).or_default().push((claim, expected));
+        }
+    }
+    found
 }
 
-async fn singly(context: &Context, claims: &[(Arc<KeyVaultCertificate>, Expected)]) {
+async fn singly(context: &Context, claims: &[InStep]) {
     let pause = (SPREAD / u32::try_from(claims.len().max(1)).unwrap_or(u32::MAX)).min(PAUSE_MAX);
     for (claim, _) in claims {
         wake(context, claim);
@@ -170,8 +205,13 @@ fn wake(context: &Context, claim: &KeyVaultCertificate) {
     context.world.wake.claim(ObjectRef::from_obj(claim));
 }
 
-async fn list(context: &Context, vault: &Vault, pages_max: usize) -> Result<Listing, VaultError> {
-    let client = context.vaults.client(&vault.host, &vault.identity)?;
+async fn list(
+    context: &Context,
+    vault: &Vault,
+    identity: &Identity,
+    pages_max: usize,
+) -> Result<Listing, VaultError> {
+    let client = context.vaults.client(&vault.host, identity)?;
     if let Some(pause) = context.pace.pause_of(&vault.host) {
         tokio::time::sleep(pause).await;
     }

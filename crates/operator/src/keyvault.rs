@@ -1,5 +1,5 @@
-//! A registered vault: what its KeyVault says, checked; and its Ready condition, from what real calls met.
-//! Calling the vault is left to the certificate controller, which tells here how it went.
+//! A registered vault: what its KeyVault says, checked; and its Ready condition, from what real calls met and, where there was none,
+//! from one of its own. Who opens it, `identity` says.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -12,18 +12,24 @@ use keyvault_sync_api::constants::{GROUP, KEY_VAULT_FIELD_MANAGER, VERSION};
 use keyvault_sync_api::{Grant as GrantSpec, KeyVault, KeyVaultStatus};
 use keyvault_sync_core::grants::Grant;
 use keyvault_sync_core::names::VaultHost;
-use keyvault_sync_core::reason::{Problem, Reason};
-use keyvault_sync_vault::Identity;
+use keyvault_sync_core::reason::{Fault, Problem, Reason};
+use keyvault_sync_vault::{Identity, VaultError};
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use serde_json::json;
+use tokio::time::Instant;
 
+use crate::certificate::dice;
 use crate::context::Context;
+use crate::disposition;
+use crate::identity::{self, Opener};
 use crate::kubernetes::call;
 use crate::selectors::requirements;
-use crate::settings::Settings;
+use crate::world::sync_at;
 
+/// The read of a certificate, among the operations.
+const READ: &str = "get";
 /// When a status that could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -37,7 +43,7 @@ pub(crate) struct Vault {
     /// Where it is.
     pub host: VaultHost,
     /// Who opens it.
-    pub identity: Identity,
+    pub opener: Opener,
     /// Who may use which names.
     pub grants: Vec<Grant>,
     /// How often what it holds is compared, seconds.
@@ -47,64 +53,46 @@ pub(crate) struct Vault {
 /// Checks what a KeyVault says.
 ///
 /// # Errors
-/// `VaultNotFound` (url), `Unsupported` (a field without behaviour so far), `AuthenticationFailed` (ids missing),
+/// `VaultNotFound` (url), `AuthenticationFailed` (an identity of which something is missing),
 /// `NotGranted` (a grant that cannot be).
-pub(crate) fn resolve(key_vault: &KeyVault, settings: &Settings) -> Result<Vault, Problem> {
+pub(crate) fn resolve(key_vault: &KeyVault, context: &Context) -> Result<Vault, Problem> {
     let name = key_vault.name_any();
     let named =
         |problem: Problem| Problem::new(problem.reason, format!("KeyVault {name}: {}", problem.message));
-    let clouds = settings.allowed_clouds();
+    let clouds = context.settings.allowed_clouds();
     let host = VaultHost::from_url(&key_vault.spec.url, &clouds).map_err(named)?;
-    let identity = identity(key_vault, settings).map_err(named)?;
+    let opener = identity::opener(key_vault, context).map_err(named)?;
+    let has_selector = |grant: &GrantSpec| grant.namespaces.selector.is_some();
+    if context.world.is_of_some_namespaces() && key_vault.spec.grants.iter().any(has_selector) {
+        return Err(named(Problem::new(
+            Reason::NotGranted,
+            "a grant by labels (namespaces.selector) cannot be checked by an operator that serves some namespaces only: name the \
+             namespaces (namespaces.names)",
+        )));
+    }
     let grants = key_vault.spec.grants.iter().map(grant).collect::<Result<_, _>>().map_err(named)?;
     let resync_secs = i64::try_from(key_vault.spec.resync_interval.as_secs()).unwrap_or(i64::MAX);
-    Ok(Vault { name, edition: Edition::of(key_vault), host, identity, grants, resync_secs })
+    Ok(Vault { name, edition: Edition::of(key_vault, &opener), host, opener, grants, resync_secs })
 }
 
-fn identity(key_vault: &KeyVault, settings: &Settings) -> Result<Identity, Problem> {
-    let wished = key_vault.spec.identity.clone().unwrap_or_default();
-    for (field, is_set) in [
-        ("serviceAccount", wished.service_account.is_some()),
-        ("servicePrincipal", wished.service_principal.is_some()),
-        ("clientCertificate", wished.client_certificate.is_some()),
-        ("managedIdentity", wished.managed_identity.is_some()),
-    ] {
-        if is_set {
-            return Err(unsupported(&format!("identity.{field}"), "use identity.workloadIdentity"));
+impl Vault {
+    /// As whom it is opened for a ClusterKeyVaultSync.
+    ///
+    /// # Errors
+    /// `PerNamespaceIdentity`: such a resource has no namespace to act as.
+    pub(crate) fn for_cluster(&self) -> Result<Identity, Problem> {
+        match &self.opener {
+            Opener::One(identity) => Ok(identity.clone()),
+            Opener::PerNamespace(account) => Err(Problem::new(
+                Reason::PerNamespaceIdentity,
+                format!(
+                    "KeyVault {} is opened by ServiceAccount {} of the namespace that uses it (identity.serviceAccount), and a \
+                     ClusterKeyVaultSync has none: use a KeyVaultSync in each namespace, or a KeyVault with another identity",
+                    self.name, account.name
+                ),
+            )),
         }
     }
-    let workload = wished.workload_identity.unwrap_or_default();
-    let missing = |what: &str, variable: &str| {
-        Problem::new(
-            Reason::AuthenticationFailed,
-            format!("no {what}: set identity.workloadIdentity.{what}, or {variable} for the operator"),
-        )
-    };
-    Ok(Identity::WorkloadIdentity {
-        tenant_id: workload
-            .tenant_id
-            .or_else(|| settings.azure_tenant_id.clone())
-            .ok_or_else(|| missing("tenantId", "AZURE_TENANT_ID"))?,
-        client_id: workload
-            .client_id
-            .or_else(|| settings.azure_client_id.clone())
-            .ok_or_else(|| missing("clientId", "AZURE_CLIENT_ID"))?,
-        token_file: settings.azure_federated_token_file.clone().ok_or_else(|| {
-            Problem::new(
-                Reason::AuthenticationFailed,
-                "the operator has no federated token: AZURE_FEDERATED_TOKEN_FILE is not set; give its pod the label \
-                 azure.workload.identity/use: \"true\"",
-            )
-        })?,
-    })
-}
-
-/// A field that this version has no behaviour for is refused, never ignored.
-pub(crate) fn unsupported(field: &str, instead: &str) -> Problem {
-    Problem::new(
-        Reason::Unsupported,
-        format!("{field} is not supported by this version of keyvault-sync: {instead}"),
-    )
 }
 
 fn grant(grant: &GrantSpec) -> Result<Grant, Problem> {
@@ -121,18 +109,36 @@ pub(crate) struct Contacts(Mutex<HashMap<(String, &'static str), Contact>>);
 struct Contact {
     edition: Edition,
     met: Result<(), Problem>,
+    /// Failures in a row.
+    failures: u32,
+    /// After a failure: when to call again, if nobody else does.
+    next: Instant,
 }
 
-/// One specification of one KeyVault: made anew under the same name, it is another.
+/// What a KeyVault is opened by: made anew under the same name, with another credential, or asked to be compared now, it is another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Edition {
     uid: Option<String>,
     generation: Option<i64>,
+    sync_at: Option<String>,
+    credential: Option<String>,
 }
 
 impl Edition {
-    fn of(key_vault: &KeyVault) -> Self {
-        Self { uid: key_vault.uid(), generation: key_vault.metadata.generation }
+    fn of(key_vault: &KeyVault, opener: &Opener) -> Self {
+        let credential = match opener {
+            Opener::One(
+                Identity::ServicePrincipal { secret, .. } | Identity::ClientCertificate { secret, .. },
+            ) => Some(format!("{}/{}", secret.uid, secret.resource_version)),
+            Opener::One(
+                Identity::WorkloadIdentity { .. }
+                | Identity::ServiceAccount { .. }
+                | Identity::ManagedIdentity { .. },
+            )
+            | Opener::PerNamespace(_) => None,
+        };
+        let sync_at = sync_at(key_vault).cloned();
+        Self { uid: key_vault.uid(), generation: key_vault.metadata.generation, sync_at, credential }
     }
 }
 
@@ -145,25 +151,42 @@ impl Contacts {
         let reason = |met: &Result<(), Problem>| met.as_ref().err().map(|problem| problem.reason);
         let mut contacts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (vault.name.clone(), operation);
-        let is_known = contacts
-            .get(&key)
-            .is_some_and(|before| before.edition == vault.edition && reason(&before.met) == reason(met));
-        if !is_known {
-            contacts.insert(key, Contact { edition: vault.edition.clone(), met: met.clone() });
+        let before = contacts.get(&key).filter(|before| before.edition == vault.edition);
+        let is_known = before.is_some_and(|before| reason(&before.met) == reason(met));
+        let (failures, pause) = match met {
+            Ok(()) => (0, Duration::ZERO),
+            Err(problem) => {
+                let failures = before.map_or(0, |before| before.failures).saturating_add(1);
+                (failures, disposition::of(problem.reason, failures, 0, None, dice()).retry.unwrap_or(RETRY))
+            }
+        };
+        // A success that is known already leaves nothing to remember.
+        if !is_known || met.is_err() {
+            let next = Instant::now() + pause;
+            contacts
+                .insert(key, Contact { edition: vault.edition.clone(), met: met.clone(), failures, next });
         }
         !is_known
     }
 
     /// How it goes: a problem of any operation, or that all is well; `None`: there was no call under this edition.
-    fn last(&self, key_vault: &str, edition: &Edition) -> Option<Result<(), Problem>> {
+    fn last(&self, vault: &Vault) -> Option<Result<(), Problem>> {
         let contacts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut met: Vec<_> = contacts
             .iter()
-            .filter(|((name, _), contact)| name == key_vault && contact.edition == *edition)
+            .filter(|((name, _), contact)| *name == vault.name && contact.edition == vault.edition)
             .map(|((_, operation), contact)| (contact.met.is_ok(), *operation, contact.met.clone()))
             .collect();
         met.sort_by_key(|(is_ok, operation, _)| (*is_ok, *operation));
         met.into_iter().next().map(|(_, _, met)| met)
+    }
+
+    /// Whether reads went well, or when to read again; `None`: there was none under this edition.
+    fn reads(&self, vault: &Vault) -> Option<Result<(), Instant>> {
+        let contacts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let contact =
+            contacts.get(&(vault.name.clone(), READ)).filter(|contact| contact.edition == vault.edition)?;
+        Some(contact.met.as_ref().map(|_| ()).map_err(|_| contact.next))
     }
 }
 
@@ -174,11 +197,20 @@ fn is_of_the_vault(reason: Reason) -> bool {
     )
 }
 
-/// Brings the status of a KeyVault up to date.
+/// Brings the status of a KeyVault up to date: from what real calls met, and from a call of its own where there was none under this
+/// edition or reads fail.
 pub(crate) async fn reconcile(key_vault: Arc<KeyVault>, context: Arc<Context>) -> Result<Action, Infallible> {
-    let status = status(&key_vault, &context);
-    if key_vault.status.as_ref() == Some(&status) {
+    if context.stop.is_cancelled() {
         return Ok(Action::await_change());
+    }
+    let resolved = resolve(&key_vault, &context);
+    let (seen, next) = match &resolved {
+        Ok(vault) => look(&key_vault, vault, &context).await,
+        Err(problem) => (Seen::Problem(problem.clone()), Action::await_change()),
+    };
+    let status = status(&key_vault, resolved.as_ref().ok(), seen);
+    if key_vault.status.as_ref() == Some(&status) {
+        return Ok(next);
     }
     let api: Api<KeyVault> = Api::all(context.client.clone());
     let api_version = format!("{GROUP}/{VERSION}");
@@ -186,8 +218,8 @@ pub(crate) async fn reconcile(key_vault: Arc<KeyVault>, context: Arc<Context>) -
     let name = key_vault.name_any();
     let params = PatchParams::apply(KEY_VAULT_FIELD_MANAGER).force();
     match call("status of a KeyVault", api.patch_status(&name, &params, &Patch::Apply(&patch))).await {
-        Ok(_) => Ok(Action::await_change()),
-        Err(error) if error.is_race() => Ok(Action::await_change()),
+        Ok(_) => Ok(next),
+        Err(error) if error.is_race() => Ok(next),
         Err(error) => {
             tracing::warn!(kind = "KeyVault", name, error = %crate::watch::describe(&error), "status not written");
             Ok(Action::requeue(RETRY))
@@ -195,39 +227,106 @@ pub(crate) async fn reconcile(key_vault: Arc<KeyVault>, context: Arc<Context>) -
     }
 }
 
-fn status(key_vault: &KeyVault, context: &Context) -> KeyVaultStatus {
-    let generation = key_vault.metadata.generation;
-    let mut status = key_vault.status.clone().unwrap_or_default();
-    let before = conditions::find(&status.conditions, READY).cloned();
-    let name = key_vault.name_any();
-    let (holds, reason, message) = match resolve(key_vault, &context.settings) {
-        Err(problem) => (Holds::False, problem.reason, problem.message),
-        Ok(vault) => match context.contacts.last(&name, &Edition::of(key_vault)) {
-            Some(Ok(())) => {
-                (Holds::True, Reason::Reached, format!("{} was reached and let us in", vault.host))
-            }
-            Some(Err(problem)) => (Holds::False, problem.reason, problem.message),
-            None => match before.filter(|before| before.observed_generation == generation) {
-                Some(_) => return status,
-                None => (
-                    Holds::Unknown,
-                    Reason::Reconciling,
-                    format!(
-                        "{} has not been called yet: it is when a certificate is to be pushed",
-                        vault.host
-                    ),
-                ),
-            },
-        },
+/// What is known of a vault.
+enum Seen {
+    /// It was reached, and let us in.
+    Well,
+    /// It was not, or what the KeyVault says cannot be.
+    Problem(Problem),
+    /// What its status says.
+    AsBefore,
+}
+
+/// Looks at what calls met, and calls where that does not tell. When to look again.
+async fn look(key_vault: &KeyVault, vault: &Vault, context: &Context) -> (Seen, Action) {
+    let known = |default: Seen| match context.contacts.last(vault) {
+        Some(Ok(())) => Seen::Well,
+        Some(Err(problem)) => Seen::Problem(problem),
+        None => default,
     };
-    status.observed_generation = generation;
+    let next = match context.contacts.reads(vault) {
+        Some(Ok(())) => None,
+        Some(Err(next)) => Some(next),
+        // Well when the operator ran last: time alone is no reason to call.
+        None if was_well(key_vault) => None,
+        None => Some(Instant::now()),
+    };
+    match next.map(|next| next.duration_since(Instant::now())) {
+        None => return (known(Seen::AsBefore), Action::await_change()),
+        Some(pause) if !pause.is_zero() => return (known(Seen::AsBefore), Action::requeue(pause)),
+        Some(_) => {}
+    }
+    let Some(answer) = contact(vault, context).await else {
+        return (known(Seen::AsBefore), Action::requeue(RETRY));
+    };
+    context.met(vault, READ, &answer);
+    match answer {
+        Ok(()) => (known(Seen::Well), Action::await_change()),
+        Err(error) => {
+            let retry = disposition::of(error.problem.reason, 1, 0, error.retry_after, dice()).retry;
+            (known(Seen::Problem(error.problem)), Action::requeue(retry.unwrap_or_default().max(RETRY)))
+        }
+    }
+}
+
+fn was_well(key_vault: &KeyVault) -> bool {
+    let ready = key_vault.status.as_ref().and_then(|status| conditions::find(&status.conditions, READY));
+    ready.is_some_and(|ready| {
+        ready.status == "True" && ready.observed_generation == key_vault.metadata.generation
+    })
+}
+
+/// One call: as its identity with a read, or without a token where each namespace brings its own. `None`: not now.
+async fn contact(vault: &Vault, context: &Context) -> Option<Result<(), VaultError>> {
+    if context.pace.pause_of(&vault.host).is_some() {
+        return None;
+    }
+    let permit = tokio::select! {
+        permit = context.pace.permit(&vault.host) => permit,
+        () = context.stop.cancelled() => None,
+    };
+    let _permit = permit?;
+    Some(match &vault.opener {
+        Opener::One(identity) => match context.vaults.client(&vault.host, identity) {
+            Ok(client) => client.contact().await,
+            Err(error) => Err(error),
+        },
+        Opener::PerNamespace(_) => context.vaults.reach(&vault.host).await,
+    })
+}
+
+fn status(key_vault: &KeyVault, vault: Option<&Vault>, seen: Seen) -> KeyVaultStatus {
+    let mut status = key_vault.status.clone().unwrap_or_default();
+    let (holds, reason, message) = match (seen, vault) {
+        (Seen::Problem(problem), _) => {
+            let is_certain = problem.reason.fault() != Some(Fault::Transient);
+            (if is_certain { Holds::False } else { Holds::Unknown }, problem.reason, problem.message)
+        }
+        (Seen::Well, Some(vault)) => well(vault),
+        (Seen::AsBefore, _) | (Seen::Well, None) => return status,
+    };
+    status.observed_generation = key_vault.metadata.generation;
     let statement = Statement {
         type_: READY,
         holds,
         reason: reason.as_str(),
         message: &message,
-        observed_generation: generation,
+        observed_generation: key_vault.metadata.generation,
     };
     conditions::set(&mut status.conditions, &statement, Timestamp::now());
     status
+}
+
+fn well(vault: &Vault) -> (Holds, Reason, String) {
+    match &vault.opener {
+        Opener::One(_) => (Holds::True, Reason::Reached, format!("{} was reached and let us in", vault.host)),
+        Opener::PerNamespace(account) => (
+            Holds::True,
+            Reason::PerNamespaceIdentity,
+            format!(
+                "{} was reached; each namespace opens it as its own ServiceAccount {}",
+                vault.host, account.name
+            ),
+        ),
+    }
 }

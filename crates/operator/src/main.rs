@@ -5,12 +5,14 @@ mod certificate;
 mod context;
 mod disposition;
 mod health;
+mod identity;
 mod inventory;
 mod keyvault;
 mod kubernetes;
 mod memory;
 mod owner;
 mod pace;
+mod proofs;
 mod report;
 mod selectors;
 mod settings;
@@ -33,9 +35,7 @@ use clap::Parser;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
 use keyvault_sync_core::ownership::ClusterId;
-use keyvault_sync_core::reason::{Problem, Reason};
-use keyvault_sync_core::secret_bytes::SecretBytes;
-use keyvault_sync_vault::{Proofs, SecretEdition, ServiceAccount, Transport, TransportSettings};
+use keyvault_sync_vault::{Transport, TransportSettings};
 use kube::api::Api;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -50,14 +50,14 @@ use health::Readiness;
 use settings::Settings;
 use telemetry::Metrics;
 use wake::{Wake, Woken};
-use world::{Watches, World};
+use world::{Place, Watches, World};
 
 /// How long the writes in hand may take after SIGTERM: less than the 30 s Kubernetes waits before it kills.
 const GRACE: Duration = Duration::from_secs(25);
 /// Retries of what the start needs from the API server.
 const START_RETRY: Duration = Duration::from_secs(2);
 /// What /readyz waits for.
-const EXPECTED: [&str; 9] = [
+const EXPECTED: [&str; 10] = [
     "KeyVaultSyncs",
     "ClusterKeyVaultSyncs",
     "KeyVaults",
@@ -65,6 +65,7 @@ const EXPECTED: [&str; 9] = [
     "Namespaces",
     "TLS Secrets",
     "other Secrets",
+    world::ACCOUNTS,
     "API server",
     "controllers",
 ];
@@ -97,15 +98,17 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let health =
         tokio::spawn(health::serve(settings.health_address, readiness.clone(), Arc::clone(&metrics)));
-    let transport = Transport::new(&transport_settings(&settings)?, Arc::new(NoProofs))
-        .context("the connection to Azure cannot be set up")?;
+    let transport_settings = transport_settings(&settings)?;
     let client = kubernetes::client().await.context("the Kubernetes API server cannot be reached")?;
+    let proofs = Arc::new(proofs::ClusterProofs::new(client.clone()));
+    let transport =
+        Transport::new(&transport_settings, proofs).context("the connection to Azure cannot be set up")?;
     let work = async {
         let Some(cluster) = cluster_id(&client, &settings, &stop).await else { return Ok(()) };
         readiness.done("API server");
         tracing::info!(cluster = %cluster, installation = settings.installation, "this is the cluster");
         let (wake, woken) = Wake::new();
-        let (world, watches) = World::new(&client, wake, Arc::clone(&metrics));
+        let (world, watches) = World::new(&client, &place(&client, &settings), wake, Arc::clone(&metrics));
         let context = Arc::new(Context {
             instance: instance(),
             vaults: VaultClients::new(transport),
@@ -255,6 +258,13 @@ async fn cluster_id(client: &Client, settings: &Settings, stop: &CancellationTok
     }
 }
 
+/// Where in the cluster this operator is.
+fn place(client: &Client, settings: &Settings) -> Place {
+    let namespace = settings.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+    let served = (!settings.watch_namespaces.is_empty()).then(|| settings.watch_namespaces.clone());
+    Place { namespace, served, service_accounts: settings.service_accounts.clone() }
+}
+
 fn transport_settings(settings: &Settings) -> anyhow::Result<TransportSettings> {
     let ca_bundle_pem = match &settings.ca_bundle {
         None => None,
@@ -265,33 +275,8 @@ fn transport_settings(settings: &Settings) -> anyhow::Result<TransportSettings> 
         emulator_address: settings.emulator_address,
         ca_bundle_pem,
         authority_host: settings.authority_host.clone(),
-        imds_endpoint: None,
+        imds_endpoint: settings.imds_endpoint.clone(),
     })
-}
-
-/// Of the identities only the operator's own is supported, which needs no proof but its token file.
-#[derive(Debug)]
-struct NoProofs;
-
-impl NoProofs {
-    fn none<T>() -> Result<T, Problem> {
-        Err(Problem::new(Reason::Unsupported, "this kind of identity is not supported by this version"))
-    }
-}
-
-#[async_trait::async_trait]
-impl Proofs for NoProofs {
-    async fn client_secret(&self, _: &SecretEdition) -> Result<SecretBytes, Problem> {
-        Self::none()
-    }
-
-    async fn client_certificate(&self, _: &SecretEdition) -> Result<(Vec<u8>, SecretBytes), Problem> {
-        Self::none()
-    }
-
-    async fn service_account_token(&self, _: &ServiceAccount, _: &str) -> Result<SecretBytes, Problem> {
-        Self::none()
-    }
 }
 
 /// The pod's name, for Events.

@@ -39,6 +39,25 @@ pub(crate) struct Settings {
     #[arg(long, env = "KEYVAULT_SYNC_CA_BUNDLE")]
     pub ca_bundle: Option<PathBuf>,
 
+    /// Serve these namespaces alone: web,shop. Then the operator needs rights on Secrets there and in its own namespace only; there are
+    /// no ClusterKeyVaultSyncs, no grants by labels, and --cluster-id has to be set [default: serve all namespaces].
+    #[arg(long, env = "KEYVAULT_SYNC_WATCH_NAMESPACES", value_delimiter = ',', requires = "cluster_id", value_parser = namespace)]
+    pub watch_namespaces: Vec<String>,
+
+    /// The operator's own namespace, where the Secrets are that KeyVaults name [default: the pod's namespace].
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: Option<String>,
+
+    /// ServiceAccounts whose tokens KeyVaults with identity.serviceAccount may use, by name, in every namespace: keyvault,certs;
+    /// or * for any. Without it there are none, and no such identity.
+    #[arg(long, env = "KEYVAULT_SYNC_SERVICE_ACCOUNTS", value_delimiter = ',', value_parser = account_name)]
+    pub service_accounts: Vec<String>,
+
+    /// Where the node's metadata service answers for identity.managedIdentity [default: http://169.254.169.254]. A loopback
+    /// address is taken beside that one: a proxy on the node, or an emulator.
+    #[arg(long, env = "KEYVAULT_SYNC_IMDS_ENDPOINT")]
+    pub imds_endpoint: Option<String>,
+
     /// For tests and demos: loopback address of a keyvault-emulator that stands in for every vault and token endpoint.
     #[arg(long, env = "KEYVAULT_SYNC_EMULATOR_ADDRESS", value_parser = loopback)]
     pub emulator_address: Option<SocketAddr>,
@@ -83,6 +102,11 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// Whether tokens of the ServiceAccounts of this name may be asked for.
+    pub(crate) fn allows_service_account(&self, name: &str) -> bool {
+        self.service_accounts.iter().any(|allowed| allowed == "*" || allowed == name)
+    }
+
     /// The clouds whose vaults may be used.
     pub(crate) fn allowed_clouds(&self) -> Vec<Cloud> {
         self.clouds.iter().map(|cloud| (*cloud).into()).collect()
@@ -127,6 +151,25 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
     Err(format!("{address} is not a loopback address: an emulator stands in for Azure on this machine only"))
 }
 
+fn namespace(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let is_name = (1..=63).contains(&text.len()) && text.chars().all(plain);
+    if is_name && !text.starts_with('-') && !text.ends_with('-') {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is not the name of a namespace"))
+}
+
+fn account_name(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let is_name = text.len() <= 253 && text.chars().all(plain) && ends(text.chars().next());
+    if text == "*" || (is_name && ends(text.chars().last())) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is not the name of a ServiceAccount, nor *"))
+}
+
 fn label_value(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
@@ -151,6 +194,42 @@ mod tests {
         assert!(loopback("127.0.0.1:8443").is_ok());
         assert!(loopback("10.0.0.1:443").unwrap_err().contains("not a loopback"));
         assert!(loopback("localhost").is_err());
+    }
+
+    #[test]
+    fn service_accounts_are_allowed_by_name_or_all_and_none_by_default() {
+        let settings =
+            |arguments: &[&str]| Settings::try_parse_from([&["keyvault-sync"], arguments].concat());
+        for (arguments, keyvault, other) in [
+            (&[][..], false, false),
+            (&["--service-accounts=keyvault"], true, false),
+            (&["--service-accounts=keyvault,other"], true, true),
+            (&["--service-accounts=*"], true, true),
+        ] {
+            let settings = settings(arguments).unwrap();
+            let allowed = ["keyvault", "other"].map(|name| settings.allows_service_account(name));
+            assert_eq!(allowed, [keyvault, other], "{arguments:?}");
+        }
+        for bad in [
+            "--service-accounts=",
+            "--service-accounts=Key",
+            "--service-accounts=a*",
+            "--service-accounts=-a",
+        ] {
+            assert!(settings(&[bad]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn who_serves_some_namespaces_has_to_be_told_which_cluster_it_is_in() {
+        let settings =
+            |arguments: &[&str]| Settings::try_parse_from([&["keyvault-sync"], arguments].concat());
+        assert!(settings(&["--watch-namespaces=web"]).unwrap_err().to_string().contains("--cluster-id"));
+        let served = settings(&["--watch-namespaces=web,shop", "--cluster-id=c1"]).unwrap().watch_namespaces;
+        assert_eq!(served, ["web", "shop"]);
+        for bad in ["--watch-namespaces=", "--watch-namespaces=*", "--watch-namespaces=Web"] {
+            assert!(settings(&[bad, "--cluster-id=c1"]).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -1,34 +1,38 @@
 //! What the operator knows of the cluster: one watch per kind, and who is woken by which change.
 //! What the woken do about it is left to the controllers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Namespace, Secret};
-use keyvault_sync_api::constants::SYNC_AT_ANNOTATION;
+use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
+use keyvault_sync_api::constants::{CLIENT_ID_ANNOTATION, SYNC_AT_ANNOTATION, TENANT_ID_ANNOTATION};
 use keyvault_sync_api::{ClusterKeyVaultSync, KeyVault, KeyVaultCertificate, KeyVaultSync, PushSettings};
 use keyvault_sync_core::ownership::OwnerKind;
-use kube::api::{Api, PartialObjectMeta};
+use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use crate::health::Readiness;
+use crate::identity;
 use crate::memory::{Planned, Rounds, Written};
 use crate::telemetry::Metrics;
 use crate::wake::Wake;
-use crate::watch::{self, Change};
+use crate::watch::{self, Change, Scope};
 use crate::wisher::{Wisher, WisherKey};
 
 /// The metadata of a Secret: its data is never watched.
 pub(crate) type SecretMeta = PartialObjectMeta<Secret>;
 /// The metadata of a namespace.
 pub(crate) type NamespaceMeta = PartialObjectMeta<Namespace>;
+
+/// The metadata of a ServiceAccount, with the annotations of Azure Workload Identity alone.
+pub(crate) type AccountMeta = PartialObjectMeta<ServiceAccount>;
 
 /// Annotation in which `kubectl apply` keeps the whole object, private key included.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -37,6 +41,11 @@ const TLS_SECRETS: &str = "type=kubernetes.io/tls";
 /// All others that may be listed, but for those that are never sources and can be many and large.
 const OTHER_SECRETS: &str = "type!=kubernetes.io/tls,type!=helm.sh/release.v1,\
     type!=kubernetes.io/service-account-token,type!=kubernetes.io/dockerconfigjson";
+
+/// What /readyz calls the ServiceAccounts.
+pub(crate) const ACCOUNTS: &str = "ServiceAccounts";
+/// The name that stands for every ServiceAccount.
+const ANY: &str = "*";
 
 /// Who names what, so that an event finds those it concerns without a scan.
 #[derive(Debug, Default)]
@@ -76,6 +85,12 @@ pub(crate) struct World {
     pub tls_secrets: Store<SecretMeta>,
     /// Which other Secrets there are.
     pub other_secrets: Store<SecretMeta>,
+    /// The ServiceAccounts that open vaults, a store for each name that is allowed, or one under `*` for all.
+    accounts: Vec<(String, Store<AccountMeta>)>,
+    /// The operator's own namespace.
+    own_namespace: String,
+    /// The namespaces it serves, if it does not serve all.
+    served: Option<Vec<String>>,
     /// Wakes the controllers.
     pub wake: Wake,
     /// Claims as we wrote them last, until the watch shows them.
@@ -99,6 +114,18 @@ struct Writers {
     namespaces: Writer<NamespaceMeta>,
     tls_secrets: Writer<SecretMeta>,
     other_secrets: Writer<SecretMeta>,
+    accounts: Vec<(String, Writer<AccountMeta>)>,
+}
+
+/// Where in the cluster this operator is, and what it may look at there.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Place {
+    /// The operator's own namespace.
+    pub namespace: String,
+    /// The namespaces it serves, if it does not serve all.
+    pub served: Option<Vec<String>>,
+    /// ServiceAccounts whose tokens may be asked for, by name; `*`: any.
+    pub service_accounts: Vec<String>,
 }
 
 /// The watches that keep a [`World`] up to date; each runs until it is dropped.
@@ -106,27 +133,74 @@ pub(crate) type Watches = Vec<(&'static str, BoxFuture<'static, ()>)>;
 
 impl World {
     /// The world and the watches that have to run for it.
-    pub(crate) fn new(client: &Client, wake: Wake, metrics: Arc<Metrics>) -> (Arc<World>, Watches) {
-        let (world, writers) = World::empty(wake, metrics);
+    pub(crate) fn new(
+        client: &Client,
+        place: &Place,
+        wake: Wake,
+        metrics: Arc<Metrics>,
+    ) -> (Arc<World>, Watches) {
+        let (world, writers) = World::empty(place, wake, metrics);
         let world = Arc::new(world);
         let all = watch::config;
         let (tls, other) = (all().fields(TLS_SECRETS), all().fields(OTHER_SECRETS));
-        let (w, c) = (&world, client);
-        let watches = vec![
-            keep(w, c, "KeyVaultSyncs", all(), writers.syncs, trim, World::on_sync),
-            keep(w, c, "ClusterKeyVaultSyncs", all(), writers.cluster_syncs, trim, World::on_cluster_sync),
-            keep(w, c, "KeyVaults", all(), writers.vaults, trim, World::on_vault),
-            keep(w, c, "KeyVaultCertificates", all(), writers.claims, trim, World::on_claim),
-            keep(w, c, "Namespaces", all(), writers.namespaces, trim_namespace, World::on_namespace),
-            keep(w, c, "TLS Secrets", tls, writers.tls_secrets, trim_secret, World::on_tls_secret),
-            keep(w, c, "other Secrets", other, writers.other_secrets, trim_secret, World::on_other_secret),
+        let (w, c, served) = (&world, client, place.served.as_deref());
+        let with_own = place.served_and_own();
+        let secrets = || Scope::of(c, with_own.as_deref());
+        let mut watches = vec![
+            keep(w, Scope::of(c, served), "KeyVaultSyncs", all(), writers.syncs, trim, World::on_sync),
+            keep(w, Scope::all(c), "KeyVaults", all(), writers.vaults, trim, World::on_vault),
+            keep(w, Scope::all(c), "KeyVaultCertificates", all(), writers.claims, trim, World::on_claim),
+            keep(w, secrets(), "TLS Secrets", tls, writers.tls_secrets, trim_secret, World::on_tls_secret),
+            keep(
+                w,
+                secrets(),
+                "other Secrets",
+                other,
+                writers.other_secrets,
+                trim_secret,
+                World::on_other_secret,
+            ),
         ];
+        if served.is_none() {
+            let (namespaces, wishes) = (writers.namespaces, writers.cluster_syncs);
+            watches.push(keep(
+                w,
+                Scope::all(c),
+                "Namespaces",
+                all(),
+                namespaces,
+                trim_namespace,
+                World::on_namespace,
+            ));
+            watches.push(keep(
+                w,
+                Scope::all(c),
+                "ClusterKeyVaultSyncs",
+                all(),
+                wishes,
+                trim,
+                World::on_cluster_sync,
+            ));
+        }
+        for (name, writer) in writers.accounts {
+            let meant = if name == ANY { all() } else { all().fields(&format!("metadata.name={name}")) };
+            watches.push(keep(
+                w,
+                Scope::of(c, served),
+                ACCOUNTS,
+                meant,
+                writer,
+                trim_account,
+                World::on_account,
+            ));
+        }
         (world, watches)
     }
 
     /// A world of which nothing is known yet, and who fills it.
-    fn empty(wake: Wake, metrics: Arc<Metrics>) -> (World, Writers) {
-        let writers = Writers::default();
+    fn empty(place: &Place, wake: Wake, metrics: Arc<Metrics>) -> (World, Writers) {
+        let accounts = place.watched().map(|name| (name.to_owned(), Writer::default())).collect();
+        let writers = Writers { accounts, ..Writers::default() };
         let world = World {
             syncs: writers.syncs.as_reader(),
             cluster_syncs: writers.cluster_syncs.as_reader(),
@@ -135,6 +209,13 @@ impl World {
             namespaces: writers.namespaces.as_reader(),
             tls_secrets: writers.tls_secrets.as_reader(),
             other_secrets: writers.other_secrets.as_reader(),
+            accounts: writers
+                .accounts
+                .iter()
+                .map(|(name, writer)| (name.clone(), writer.as_reader()))
+                .collect(),
+            own_namespace: place.namespace.clone(),
+            served: place.served.clone(),
             wake,
             written: Written::default(),
             rounds: Rounds::default(),
@@ -151,18 +232,24 @@ impl World {
         // A store is given up only together with its watch, which runs as long as the operator.
         let _ = self.syncs.wait_until_ready().await;
         readiness.done("KeyVaultSyncs");
-        let _ = self.cluster_syncs.wait_until_ready().await;
-        readiness.done("ClusterKeyVaultSyncs");
         let _ = self.vaults.wait_until_ready().await;
         readiness.done("KeyVaults");
         let _ = self.claims.wait_until_ready().await;
         readiness.done("KeyVaultCertificates");
-        let _ = self.namespaces.wait_until_ready().await;
-        readiness.done("Namespaces");
         let _ = self.tls_secrets.wait_until_ready().await;
         readiness.done("TLS Secrets");
         let _ = self.other_secrets.wait_until_ready().await;
         readiness.done("other Secrets");
+        if self.served.is_none() {
+            let _ = self.cluster_syncs.wait_until_ready().await;
+            let _ = self.namespaces.wait_until_ready().await;
+        }
+        readiness.done("ClusterKeyVaultSyncs");
+        readiness.done("Namespaces");
+        for (_, accounts) in &self.accounts {
+            let _ = accounts.wait_until_ready().await;
+        }
+        readiness.done(ACCOUNTS);
         self.is_filled.store(true, Ordering::Release);
     }
 
@@ -170,6 +257,28 @@ impl World {
     pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<Arc<SecretMeta>> {
         let reference = ObjectRef::new(name).within(namespace);
         self.tls_secrets.get(&reference).or_else(|| self.other_secrets.get(&reference))
+    }
+
+    /// The operator's own namespace.
+    pub(crate) fn own_namespace(&self) -> &str {
+        &self.own_namespace
+    }
+
+    /// Whether the operator serves only the namespaces that it was told: it sees no namespaces' labels then, nor resources over them.
+    pub(crate) fn is_of_some_namespaces(&self) -> bool {
+        self.served.is_some()
+    }
+
+    /// Whether resources of this namespace, or without one, are this operator's.
+    pub(crate) fn serves(&self, wisher: &WisherKey) -> bool {
+        self.served.as_ref().is_none_or(|served| served.contains(&wisher.namespace))
+    }
+
+    /// The metadata of a ServiceAccount whose tokens may be asked for.
+    pub(crate) fn service_account(&self, namespace: &str, name: &str) -> Option<Arc<AccountMeta>> {
+        let reference = ObjectRef::new(name).within(namespace);
+        let stores = self.accounts.iter().filter(|(allowed, _)| allowed == ANY || allowed == name);
+        stores.map(|(_, store)| store).find_map(|store| store.get(&reference))
     }
 
     /// The Secrets of type kubernetes.io/tls in a namespace.
@@ -328,8 +437,13 @@ impl World {
             Change::Applied { now, .. } => now,
             Change::Gone(vault) => vault,
         };
+        self.wake_users(vault);
+    }
+
+    /// Wakes a KeyVault and whoever uses it.
+    fn wake_users(&self, vault: &KeyVault) {
         let name = vault.name_any();
-        self.wake.vault(ObjectRef::from_obj(vault.as_ref()));
+        self.wake.vault(ObjectRef::from_obj(vault));
         for wisher in self.wishers().filter(|wisher| wisher.push().vault_ref.name == name) {
             self.wake.sync(wisher.key());
         }
@@ -360,7 +474,7 @@ impl World {
                         self.wake.sync(loser.key());
                     }
                 }
-                if !self.has_owner(now) {
+                if self.serves(&WisherKey::of(now)) && !self.has_owner(now) {
                     self.wake.orphan(reference);
                 }
             }
@@ -423,6 +537,34 @@ impl World {
         }
     }
 
+    /// Claims of its namespace may be waiting for it, or are pushed as another from now on.
+    fn on_account(&self, change: &Change<AccountMeta>) {
+        let account = match change {
+            Change::Applied { before: Some(before), now } if !is_other_account(before, now) => return,
+            Change::Applied { now, .. } => now,
+            Change::Gone(account) => account,
+        };
+        if !self.is_filled() {
+            return;
+        }
+        let (namespace, name) = (account.namespace().unwrap_or_default(), account.name_any());
+        let opens = |vault: &Arc<KeyVault>| {
+            let identity = vault.spec.identity.as_ref();
+            identity.and_then(|identity| identity.service_account.as_ref()).is_some_and(|it| it.name == name)
+        };
+        let opened: HashSet<String> =
+            self.vaults.state().iter().filter(|vault| opens(vault)).map(|vault| vault.name_any()).collect();
+        if opened.is_empty() {
+            return;
+        }
+        let concerns = |claim: &&Arc<KeyVaultCertificate>| {
+            crate::owner::namespace(claim) == namespace && opened.contains(&claim.spec.key_vault)
+        };
+        for claim in self.claims.state().iter().filter(concerns) {
+            self.wake.claim(ObjectRef::from_obj(claim.as_ref()));
+        }
+    }
+
     fn on_tls_secret(&self, change: &Change<SecretMeta>) {
         let (secret, is_there) = match change {
             Change::Applied { now, .. } => (now, true),
@@ -457,6 +599,10 @@ impl World {
             return;
         }
         let source = (secret.namespace().unwrap_or_default(), secret.name_any());
+        if source.0 == self.own_namespace {
+            let names = |vault: &&Arc<KeyVault>| identity::secrets(vault).any(|name| name == source.1);
+            self.vaults.state().iter().filter(names).for_each(|vault| self.wake_users(vault));
+        }
         let claims: Vec<String> =
             self.index().by_source.get(&source).into_iter().flatten().cloned().collect();
         for claim in &claims {
@@ -474,10 +620,27 @@ impl World {
     }
 }
 
+impl Place {
+    /// The namespaces whose Secrets are looked at: those that are served, and the operator's own, for the identities of KeyVaults.
+    fn served_and_own(&self) -> Option<Vec<String>> {
+        let served = self.served.as_ref()?;
+        let all: BTreeSet<&String> = served.iter().chain([&self.namespace]).collect();
+        Some(all.into_iter().cloned().collect())
+    }
+
+    /// The names of ServiceAccounts that are watched, each once.
+    fn watched(&self) -> impl Iterator<Item = &str> {
+        let is_any = self.service_accounts.iter().any(|name| name == ANY);
+        let named = self.service_accounts.iter().filter(move |_| !is_any).map(String::as_str);
+        let distinct: BTreeSet<&str> = named.chain(is_any.then_some(ANY)).collect();
+        distinct.into_iter()
+    }
+}
+
 /// One watch, for its store and for one of the world's ears.
 fn keep<K>(
     world: &Arc<World>,
-    client: &Client,
+    scopes: Vec<Scope<K>>,
     what: &'static str,
     config: watcher::Config,
     writer: Writer<K>,
@@ -489,7 +652,7 @@ where
 {
     let world = Arc::clone(world);
     let tell = move |change| tell(&world, &change);
-    (what, Box::pin(watch::run(what, Api::all(client.clone()), config, writer, trim, tell)))
+    (what, Box::pin(watch::run(what, scopes, config, writer, trim, tell)))
 }
 
 fn sources(claim: &KeyVaultCertificate) -> impl Iterator<Item = (String, String)> {
@@ -526,6 +689,10 @@ fn is_other_secret(before: &SecretMeta, now: &SecretMeta) -> bool {
     before.uid() != now.uid() || before.labels() != now.labels() || before.annotations() != now.annotations()
 }
 
+fn is_other_account(before: &AccountMeta, now: &AccountMeta) -> bool {
+    before.uid() != now.uid() || before.annotations() != now.annotations()
+}
+
 /// The value of the annotation that asks for a comparison now.
 pub(crate) fn sync_at<K: Resource>(object: &K) -> Option<&String> {
     object.meta().annotations.as_ref()?.get(SYNC_AT_ANNOTATION)
@@ -538,6 +705,15 @@ fn trim<K: Resource>(object: &mut K) {
 fn trim_namespace(namespace: &mut NamespaceMeta) {
     trim(namespace);
     namespace.metadata.annotations = None;
+}
+
+fn trim_account(account: &mut AccountMeta) {
+    trim(account);
+    account.metadata.labels = None;
+    account.metadata.owner_references = None;
+    if let Some(annotations) = &mut account.metadata.annotations {
+        annotations.retain(|key, _| key == CLIENT_ID_ANNOTATION || key == TENANT_ID_ANNOTATION);
+    }
 }
 
 fn trim_secret(secret: &mut SecretMeta) {

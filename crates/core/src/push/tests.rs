@@ -534,13 +534,7 @@ fn only_an_end_without_a_fault_spares_the_look_at_the_vault() {
         let there = There { newest, compare: false, ..there(memory) };
         let is_well = matches!(
             reason,
-            Some(
-                Reason::Synced
-                    | Reason::IncompleteChain
-                    | Reason::Suspended
-                    | Reason::Reached
-                    | Reason::PerNamespaceIdentity
-            )
+            Some(Reason::Synced | Reason::IncompleteChain | Reason::Suspended | Reason::Reached)
         );
         check(&format!("{reason:?}"), &there, Is::InSync((!is_well).then(|| full(1, 1))));
     }

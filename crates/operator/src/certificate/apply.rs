@@ -40,7 +40,7 @@ pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
         Ok(request) => request,
         Err(problem) => return round.end(Outcome::problem(problem)).await,
     };
-    let client = match round.context.vaults.client(&route.vault.host, &route.vault.identity) {
+    let client = match round.context.vaults.client(&route.vault.host, &route.identity) {
         Ok(client) => client,
         Err(error) => return round.end(Outcome::vault(&error, true)).await,
     };
@@ -49,7 +49,7 @@ pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
     }
     // Much may have happened while the Secret and the vault were read: the right to write is looked at again.
     match observe::route(&round.claim, round.context) {
-        Ok(now) if now.vault.host == route.vault.host && now.vault.identity == route.vault.identity => {}
+        Ok(now) if now.vault.host == route.vault.host && now.identity == route.identity => {}
         Ok(_) => return Action::requeue(RACE_RETRY),
         Err(problem) => return round.end(Outcome::problem(problem)).await,
     }

@@ -11,6 +11,7 @@ use keyvault_sync_core::ownership::Owner;
 use keyvault_sync_core::push::{Act, Desired, InFlight, Look, Memory, Observed, Record, SourceVersion};
 use keyvault_sync_core::reason::{Problem, Reason};
 use keyvault_sync_core::title::Adoption;
+use keyvault_sync_vault::Identity;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 
@@ -24,6 +25,8 @@ use crate::owner;
 pub(crate) struct Route {
     /// The vault.
     pub vault: Vault,
+    /// As whom it is opened.
+    pub identity: Identity,
     /// The certificate's name there.
     pub name: CertificateName,
 }
@@ -93,7 +96,11 @@ pub(crate) fn way(claim: &KeyVaultCertificate, context: &Context) -> Result<Rout
             ),
         ));
     }
-    Ok(Route { vault, name })
+    let identity = match claim.spec.owner.kind {
+        OwnerKind::ClusterKeyVaultSync => vault.for_cluster()?,
+        OwnerKind::KeyVaultSync => vault.opener.of(&source_namespace(claim), context)?,
+    };
+    Ok(Route { vault, identity, name })
 }
 
 /// The KeyVault of this name, checked.
@@ -109,7 +116,7 @@ pub(crate) fn vault(name: &str, context: &Context) -> Result<Vault, Problem> {
             ),
         ));
     };
-    keyvault::resolve(&key_vault, &context.settings)
+    keyvault::resolve(&key_vault, context)
 }
 
 /// Whether a namespace may push a name to a vault.

@@ -64,7 +64,10 @@ pub(crate) const SOURCES_MAX: usize = limits::SOURCES_MAX as usize;
 pub(crate) fn wish(wisher: &Wisher, context: &Context) -> Wish {
     let owner = wisher.owner();
     let template = NameTemplate::parse(wisher.template());
-    let vault = vault(&wisher.push().vault_ref.name, context);
+    let vault = vault(&wisher.push().vault_ref.name, context).and_then(|vault| match wisher.kind() {
+        OwnerKind::KeyVaultSync => Ok(vault),
+        OwnerKind::ClusterKeyVaultSync => vault.for_cluster().map(|_| vault),
+    });
     let selection = wisher.selection();
     let namespaces = wisher.namespace_selection();
     let common = vault.as_ref().map(|vault| common(wisher, &owner, vault, context)).map_err(Clone::clone);

@@ -200,7 +200,10 @@ fn as_copy(secret: &SecretName, claim: &KeyVaultCertificate, is_pushed: bool, co
 fn tells_itself(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::VaultNotFound | Reason::NotGranted | Reason::AuthenticationFailed | Reason::Unsupported
+        Reason::VaultNotFound
+            | Reason::NotGranted
+            | Reason::AuthenticationFailed
+            | Reason::PerNamespaceIdentity
     )
 }
 

@@ -18,8 +18,13 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        let service_accounts = vec!["keyvault".to_owned()];
+        Self::at(Place { namespace: "operators".into(), served: None, service_accounts })
+    }
+
+    fn at(place: Place) -> Self {
         let (wake, woken) = Wake::new();
-        let (world, writers) = World::empty(wake, Arc::default());
+        let (world, writers) = World::empty(&place, wake, Arc::default());
         world.is_filled.store(true, Ordering::Release);
         let mut stage = Self { world, writers, woken };
         stage.furnish();
@@ -71,8 +76,24 @@ impl Stage {
         apply(&mut self.writers.claims, claim, |change| self.world.on_claim(&change));
     }
 
+    fn vault(&mut self, name: &str, identity: Value) {
+        let spec = json!({"url": "https://contoso.vault.azure.net", "identity": identity});
+        let vault: KeyVault = object("KeyVault", meta("", name, json!({"generation": 2})), spec);
+        apply(&mut self.writers.vaults, vault, |change| self.world.on_vault(&change));
+    }
+
+    fn account(&mut self, namespace: &str, name: &str, more: Value) {
+        let account: AccountMeta = metadata("ServiceAccount", meta(namespace, name, more));
+        let (_, writer) = &mut self.writers.accounts[0];
+        apply(writer, account, |change| self.world.on_account(&change));
+    }
+
     fn secret(&mut self, is_tls: bool, name: &str, more: Value) {
-        let secret: SecretMeta = metadata("Secret", meta("web", name, more));
+        self.secret_in("web", is_tls, name, more);
+    }
+
+    fn secret_in(&mut self, namespace: &str, is_tls: bool, name: &str, more: Value) {
+        let secret: SecretMeta = metadata("Secret", meta(namespace, name, more));
         if is_tls {
             apply(&mut self.writers.tls_secrets, secret, |change| self.world.on_tls_secret(&change));
         } else {
@@ -112,6 +133,9 @@ impl Stage {
         }
         while let Ok(one) = self.woken.claims.try_recv() {
             names.insert(one.name);
+        }
+        while let Ok(one) = self.woken.vaults.try_recv() {
+            names.insert(format!("vault {}", one.name));
         }
         while let Ok(one) = self.woken.orphans.try_recv() {
             names.insert(format!("orphan {}", one.name));
@@ -194,6 +218,79 @@ fn a_secret_wakes_the_claims_that_name_it_and_the_wishes_whose_rows_it_can_chang
             None => stage.secret_gone(is_tls, name),
         }
         assert_eq!(stage.drain(), set(woken), "step {step}: {name}");
+    }
+}
+
+#[test]
+fn a_secret_of_the_operators_own_namespace_wakes_the_vaults_that_it_opens_and_who_uses_them() {
+    let users = set(&["vault contoso", "lists", "selects", "far", "all", "listed-claim", "shared-claim"]);
+    let guid = "11111111-2222-4333-8444-555555555555";
+    let principal = json!({"tenantId": guid, "clientId": guid, "clientSecretRef": {"name": "app"}});
+    let certificate = json!({"tenantId": guid, "clientId": guid, "secretRef": {"name": "app"}});
+    for identity in [json!({"servicePrincipal": principal}), json!({"clientCertificate": certificate})] {
+        let mut stage = Stage::new();
+        stage.vault("contoso", identity);
+        stage.drain();
+        for (step, (namespace, name, version, is_told)) in [
+            ("operators", "app", "1", true),
+            ("operators", "app", "1", false),
+            ("operators", "app", "2", true),
+            ("operators", "other", "1", false),
+            ("elsewhere", "app", "1", false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            stage.secret_in(namespace, false, name, json!({"resourceVersion": version}));
+            let mut woken = stage.drain();
+            woken.retain(|name| users.contains(name));
+            assert_eq!(woken, if is_told { users.clone() } else { BTreeSet::new() }, "step {step}");
+        }
+    }
+}
+
+#[test]
+fn a_service_account_wakes_the_claims_of_its_namespace_through_the_vaults_that_it_opens() {
+    let mut stage = Stage::new();
+    stage.account("web", "keyvault", json!({}));
+    assert_eq!(stage.drain(), set(&[]), "it opens nothing");
+    stage.vault("contoso", json!({"serviceAccount": {"name": "keyvault"}}));
+    stage.drain();
+    let annotated = |id: &str| json!({"annotations": {CLIENT_ID_ANNOTATION: id}});
+    for (step, (namespace, more, woken)) in [
+        ("web", json!({"labels": {"a": "b"}}), &[][..]),
+        ("web", annotated("1"), &["listed-claim"]),
+        ("web", annotated("1"), &[]),
+        ("web", annotated("2"), &["listed-claim"]),
+        ("web", json!({"uid": "anew", "annotations": {CLIENT_ID_ANNOTATION: "2"}}), &["listed-claim"]),
+        ("shop", annotated("1"), &[]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        stage.account(namespace, "keyvault", more);
+        assert_eq!(stage.drain(), set(woken), "step {step}");
+    }
+    assert!(stage.world.service_account("web", "keyvault").is_some());
+    assert!(stage.world.service_account("web", "default").is_none());
+}
+
+#[test]
+fn claims_of_namespaces_that_are_not_served_are_nobodys_orphans_here() {
+    let mut stage = Stage::at(Place { served: Some(vec!["shop".to_owned()]), ..Place::default() });
+    for (owner, woken) in [
+        (
+            json!({"kind": "KeyVaultSync", "namespace": "web", "name": "gone", "uid": "x"}),
+            &["gone", "one"][..],
+        ),
+        (json!({"kind": "ClusterKeyVaultSync", "name": "over", "uid": "x"}), &["over"]),
+        (
+            json!({"kind": "KeyVaultSync", "namespace": "shop", "name": "gone", "uid": "x"}),
+            &["gone", "orphan one"],
+        ),
+    ] {
+        stage.claim("one", owner.clone(), &["web/x"]);
+        assert_eq!(stage.drain(), set(woken), "{owner}");
     }
 }
 

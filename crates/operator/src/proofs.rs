@@ -1,0 +1,132 @@
+//! What identities prove themselves with, read from the cluster at the moment a token is asked for and kept nowhere: client secrets and
+//! certificates from the operator's namespace, tokens of ServiceAccounts by TokenRequest. Who an identity is, `identity` says.
+
+use async_trait::async_trait;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount as Account};
+use keyvault_sync_core::reason::{Problem, Reason};
+use keyvault_sync_core::secret_bytes::SecretBytes;
+use keyvault_sync_vault::{Proofs, SecretEdition, ServiceAccount};
+use kube::Client;
+use kube::api::{Api, PostParams};
+
+use crate::kubernetes::call;
+
+/// The shortest life that Kubernetes gives a token: it is exchanged at once.
+const TOKEN_SECONDS: i64 = 600;
+/// Keys of a Secret of type kubernetes.io/tls.
+const CERTIFICATE: &str = "tls.crt";
+const PRIVATE_KEY: &str = "tls.key";
+
+/// The cluster as the place where proofs are.
+pub(crate) struct ClusterProofs {
+    client: Client,
+}
+
+impl ClusterProofs {
+    /// Reads with this client.
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    async fn secret(&self, edition: &SecretEdition) -> Result<Secret, Problem> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &edition.namespace);
+        call("the Secret of an identity", api.get(&edition.name)).await.map_err(|error| {
+            if error.says_missing(&edition.name) {
+                return failed(format!("Secret {} does not exist any more: create it", place(edition)));
+            }
+            error.problem()
+        })
+    }
+}
+
+impl std::fmt::Debug for ClusterProofs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClusterProofs")
+    }
+}
+
+#[async_trait]
+impl Proofs for ClusterProofs {
+    async fn client_secret(&self, secret: &SecretEdition) -> Result<SecretBytes, Problem> {
+        let key = secret.key.as_deref().unwrap_or_default();
+        let found = self.secret(secret).await?;
+        entry(found, secret, [key]).map(|[value]| trimmed(value))
+    }
+
+    async fn client_certificate(&self, secret: &SecretEdition) -> Result<(Vec<u8>, SecretBytes), Problem> {
+        let found = self.secret(secret).await?;
+        let [certificate, key] = entry(found, secret, [CERTIFICATE, PRIVATE_KEY])?;
+        Ok((certificate.expose().to_vec(), key))
+    }
+
+    async fn service_account_token(
+        &self,
+        account: &ServiceAccount,
+        audience: &str,
+    ) -> Result<SecretBytes, Problem> {
+        let ServiceAccount { namespace, name, .. } = account;
+        let api: Api<Account> = Api::namespaced(self.client.clone(), namespace);
+        let request = TokenRequest {
+            spec: Some(TokenRequestSpec {
+                audiences: Some(vec![audience.to_owned()]),
+                expiration_seconds: Some(TOKEN_SECONDS),
+                ..TokenRequestSpec::default()
+            }),
+            ..TokenRequest::default()
+        };
+        let params = PostParams::default();
+        let asked = api.create_token_request(name, &params, &request);
+        let answer = call("a token of a ServiceAccount", asked).await.map_err(|error| {
+            match error.status().map(|status| status.code) {
+                Some(404) => failed(format!("ServiceAccount {namespace}/{name} does not exist any more: create it")),
+                Some(403) => failed(format!(
+                    "the operator may not ask for a token of ServiceAccount {namespace}/{name}: its namespace is going, or the \
+                     operator's RBAC lacks create on serviceaccounts/token for {name} (docs/security.md)"
+                )),
+                _ => error.problem(),
+            }
+        })?;
+        let token = answer.status.and_then(|status| status.token).unwrap_or_default();
+        Ok(SecretBytes::new(token.into_bytes()))
+    }
+}
+
+fn failed(message: String) -> Problem {
+    Problem::new(Reason::AuthenticationFailed, message)
+}
+
+fn place(edition: &SecretEdition) -> String {
+    format!("{}/{}", edition.namespace, edition.name)
+}
+
+/// These entries of a Secret; the others are wiped with it.
+fn entry<const N: usize>(
+    secret: Secret,
+    edition: &SecretEdition,
+    keys: [&str; N],
+) -> Result<[SecretBytes; N], Problem> {
+    let mut data = secret.data.unwrap_or_default();
+    let mut missing = None;
+    let entries = keys.map(|key| match data.remove(key).filter(|value| !value.0.is_empty()) {
+        Some(value) => SecretBytes::new(value.0),
+        None => {
+            missing.get_or_insert(key);
+            SecretBytes::new(Vec::new())
+        }
+    });
+    for rest in data.into_values() {
+        drop(SecretBytes::new(rest.0));
+    }
+    match missing {
+        None => Ok(entries),
+        Some(key) => {
+            Err(failed(format!("Secret {} has nothing under the key {key}: add it", place(edition))))
+        }
+    }
+}
+
+/// Without the line break that editors and `echo` leave at the end.
+fn trimmed(value: SecretBytes) -> SecretBytes {
+    SecretBytes::new(value.expose().trim_ascii_end().to_vec())
+}
