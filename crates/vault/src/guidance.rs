@@ -31,7 +31,7 @@ pub(crate) fn who(identity: &Identity) -> String {
         Identity::ManagedIdentity { client_id: Some(client_id) } => {
             format!("the managed identity with client id {}", quote(client_id))
         }
-        Identity::ManagedIdentity { client_id: None } => "the node's system-assigned managed identity".into(),
+        Identity::ManagedIdentity { client_id: None } => "the managed identity of the operator's node".into(),
     }
 }
 
@@ -215,7 +215,7 @@ fn advice(refusal: &Refusal, parties: TokenParties<'_>) -> String {
         | Identity::ServicePrincipal { tenant_id, client_id, .. }
         | Identity::ClientCertificate { tenant_id, client_id, .. } => (quote(tenant_id), quote(client_id)),
         Identity::ManagedIdentity { client_id } => {
-            return managed_identity_advice(refusal.status, client_id.as_deref());
+            return managed_identity_advice(refusal, client_id.as_deref());
         }
     };
     match aadsts {
@@ -240,9 +240,7 @@ fn advice(refusal: &Refusal, parties: TokenParties<'_>) -> String {
             }
             Identity::ServicePrincipal { .. } => secret_advice(aadsts, &client_id, identity),
             Identity::ClientCertificate { .. } => certificate_advice(aadsts, &client_id, identity),
-            Identity::ManagedIdentity { client_id } => {
-                managed_identity_advice(refusal.status, client_id.as_deref())
-            }
+            Identity::ManagedIdentity { client_id } => managed_identity_advice(refusal, client_id.as_deref()),
         },
     }
 }
@@ -339,15 +337,21 @@ fn certificate_advice(aadsts: &str, client_id: &str, identity: &Identity) -> Str
 }
 
 /// What to do where the node's identity endpoint refuses.
-fn managed_identity_advice(status: u16, client_id: Option<&str>) -> String {
-    match (status, client_id) {
+fn managed_identity_advice(refusal: &Refusal, client_id: Option<&str>) -> String {
+    match (refusal.status, client_id) {
+        // The endpoint passes on what Entra ID says.
+        _ if refusal.aadsts.is_some() => {
+            "Entra ID refuses the identity: check that it was not deleted, and that the vault is in the cloud of the operator's \
+             node"
+                .into()
+        }
         (400, Some(client_id)) => format!(
             "no managed identity with client id {} is assigned to the operator's node: assign it to the virtual machine scale \
              set of the node pool, or correct clientId; a fresh assignment takes minutes to be known",
             quote(client_id)
         ),
         (400, None) => {
-            "the operator's node has no system-assigned managed identity, or several others: assign one to the virtual machine \
+            "the operator's node has no managed identity, or several and none of its own: assign one to the virtual machine \
              scale set of the node pool, or set identity.managedIdentity.clientId to the one that is meant; a fresh \
              assignment takes minutes to be known"
                 .into()
@@ -490,12 +494,7 @@ mod tests {
             (certificate(), 401, "AADSTS700024", &["the clock of the operator's node"]),
             (certificate(), 401, "AADSTS700023", &["authority host setting"]),
             (certificate(), 401, "AADSTS123", &["the client certificate in Secret operator/credentials"]),
-            (
-                managed(None),
-                400,
-                "",
-                &["no system-assigned managed identity", "identity.managedIdentity.clientId"],
-            ),
+            (managed(None), 400, "", &["has no managed identity", "identity.managedIdentity.clientId"]),
             (
                 managed(Some("c-1")),
                 400,
@@ -503,6 +502,7 @@ mod tests {
                 &["no managed identity with client id \"c-1\" is assigned", "scale set"],
             ),
             (managed(None), 403, "", &["the endpoint refuses the operator"]),
+            (managed(None), 400, "AADSTS500011", &["in the cloud of the operator's node"]),
         ] {
             let problem = told(&refused(status, aadsts), &identity);
             assert_eq!(problem.reason, Reason::AuthenticationFailed, "{aadsts}: {identity:?}");

@@ -1,12 +1,14 @@
-//! A TLS server that says what a test tells it to say: for answers that no honest vault and no honest Entra ID gives.
+//! A server that says what a test tells it to say: for answers that no honest vault, no honest Entra ID and no honest node gives.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::world::{AUTHORITY, VAULT};
@@ -18,16 +20,36 @@ pub(crate) struct Heard {
     pub(crate) path: String,
     pub(crate) host: String,
     pub(crate) is_authorised: bool,
+    /// Which packed answers it takes (`Accept-Encoding`).
+    pub(crate) unpacks: Option<String>,
     pub(crate) body: String,
 }
 
 /// What is said to a request; `None` closes the connection without a word.
-pub(crate) type Script = dyn Fn(&Heard) -> Option<String> + Send + Sync;
+pub(crate) type Script = dyn Fn(&Heard) -> Option<Saying> + Send + Sync;
+
+/// An answer, and how it is given.
+#[derive(Clone, Debug)]
+pub(crate) struct Saying {
+    bytes: Vec<u8>,
+    /// The pause before each byte.
+    drip: Option<Duration>,
+    /// Whether the connection is closed behind it: the end of an answer without length.
+    is_last: bool,
+}
+
+impl Saying {
+    /// The same, a byte at a time.
+    pub(crate) fn dripping(self) -> Self {
+        Self { drip: Some(Duration::from_millis(50)), ..self }
+    }
+}
 
 pub(crate) struct Liar {
     pub(crate) address: SocketAddr,
     pub(crate) ca_pem: String,
     heard: Arc<Mutex<Vec<Heard>>>,
+    said_bytes: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -38,13 +60,29 @@ impl Drop for Liar {
 }
 
 impl Liar {
+    /// One that is whatever host it is taken for, over TLS.
     pub(crate) async fn start(script: Arc<Script>) -> Self {
+        let (acceptor, ca_pem) = tls();
+        Self::listen(script, Some(acceptor), ca_pem).await
+    }
+
+    /// One without TLS.
+    pub(crate) async fn start_plain(script: Arc<Script>) -> Self {
+        Self::listen(script, None, String::new()).await
+    }
+
+    async fn listen(script: Arc<Script>, acceptor: Option<TlsAcceptor>, ca_pem: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (acceptor, ca_pem) = tls();
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let task = tokio::spawn(serve(listener, acceptor, script, Arc::clone(&heard)));
-        Self { address, ca_pem, heard, task }
+        let (heard, said_bytes) = (Arc::default(), Arc::default());
+        let stage = Stage { script, heard: Arc::clone(&heard), said_bytes: Arc::clone(&said_bytes) };
+        let task = tokio::spawn(serve(listener, acceptor, stage));
+        Self { address, ca_pem, heard, said_bytes, task }
+    }
+
+    /// How many bytes of its answers anybody took.
+    pub(crate) fn said_bytes(&self) -> usize {
+        self.said_bytes.load(Ordering::SeqCst)
     }
 
     pub(crate) fn heard(&self) -> Vec<Heard> {
@@ -53,53 +91,89 @@ impl Liar {
 }
 
 /// An answer with its length.
-pub(crate) fn answer(status: u16, headers: &str, body: &str) -> Option<String> {
-    Some(format!("HTTP/1.1 {status} Said\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len()))
+pub(crate) fn answer(status: u16, headers: &str, body: impl AsRef<[u8]>) -> Option<Saying> {
+    let body = body.as_ref();
+    let head = format!("HTTP/1.1 {status} Said\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
+    let bytes = [head.as_bytes(), body].concat();
+    Some(Saying { bytes, drip: None, is_last: false })
+}
+
+/// An answer that does not say how long it is.
+pub(crate) fn unmeasured_answer(body: &str) -> Option<Saying> {
+    let bytes = format!("HTTP/1.1 200 Said\r\nconnection: close\r\n\r\n{body}").into_bytes();
+    Some(Saying { bytes, drip: None, is_last: true })
 }
 
 /// What Key Vault says to a request without token.
-pub(crate) fn challenge(resource: &str) -> Option<String> {
+pub(crate) fn challenge(resource: &str) -> Option<Saying> {
     let header = format!(
         "www-authenticate: Bearer authorization=\"https://evil.example.test/x\", resource=\"{resource}\"\r\n"
     );
     answer(401, &header, "")
 }
 
+/// What Entra ID and the node's identity endpoint give.
+pub(crate) const TOKEN: &str = r#"{"access_token":"a-token","expires_in":3600,"token_type":"Bearer"}"#;
+
 /// A token, as Entra ID gives it.
-pub(crate) fn token() -> Option<String> {
-    answer(200, "", r#"{"access_token":"a-token","expires_in":3600,"token_type":"Bearer"}"#)
+pub(crate) fn token() -> Option<Saying> {
+    answer(200, "", TOKEN)
 }
 
-async fn serve(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
+#[derive(Clone)]
+struct Stage {
     script: Arc<Script>,
     heard: Arc<Mutex<Vec<Heard>>>,
-) {
+    said_bytes: Arc<AtomicUsize>,
+}
+
+async fn serve(listener: TcpListener, acceptor: Option<TlsAcceptor>, stage: Stage) {
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        connections.spawn(converse(stream, acceptor.clone(), Arc::clone(&script), Arc::clone(&heard)));
+        let (acceptor, stage) = (acceptor.clone(), stage.clone());
+        connections.spawn(async move {
+            match acceptor {
+                None => converse(stream, stage).await,
+                Some(acceptor) => {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        converse(stream, stage).await;
+                    }
+                }
+            }
+        });
     }
 }
 
-async fn converse(
-    stream: TcpStream,
-    acceptor: TlsAcceptor,
-    script: Arc<Script>,
-    heard: Arc<Mutex<Vec<Heard>>>,
-) {
-    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, stage: Stage) {
     while let Some(request) = read_request(&mut stream).await {
-        let said = script(&request);
-        heard.lock().unwrap().push(request);
-        match said {
-            Some(text) if stream.write_all(text.as_bytes()).await.is_ok() => {}
-            Some(_) | None => return,
+        let said = (stage.script)(&request);
+        stage.heard.lock().unwrap().push(request);
+        let Some(saying) = said else { return };
+        if say(&mut stream, &saying, &stage.said_bytes).await.is_err() || saying.is_last {
+            let _ = stream.shutdown().await;
+            return;
         }
     }
 }
 
-async fn read_request(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Option<Heard> {
+async fn say(
+    stream: &mut (impl AsyncWrite + Unpin),
+    saying: &Saying,
+    said_bytes: &AtomicUsize,
+) -> std::io::Result<()> {
+    let piece = if saying.drip.is_some() { 1 } else { 64 * 1024 };
+    for bytes in saying.bytes.chunks(piece) {
+        if let Some(pause) = saying.drip {
+            tokio::time::sleep(pause).await;
+        }
+        stream.write_all(bytes).await?;
+        stream.flush().await?;
+        said_bytes.fetch_add(bytes.len(), Ordering::SeqCst);
+    }
+    Ok(())
+}
+
+async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Heard> {
     let mut bytes = Vec::new();
     let head_end = loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -126,6 +200,7 @@ async fn read_request(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Optio
         path: first.next()?.to_owned(),
         host: header("host")?,
         is_authorised: header("authorization").is_some(),
+        unpacks: header("accept-encoding"),
         body: String::from_utf8_lossy(&bytes[head_end..]).into_owned(),
     })
 }

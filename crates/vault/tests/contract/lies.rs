@@ -7,7 +7,7 @@ use keyvault_sync_core::facts::ListedFacts;
 use keyvault_sync_core::reason::Reason;
 use keyvault_sync_vault::{Landed, Listing, Transport, TransportSettings, VaultClient};
 
-use crate::liar::{Heard, Liar, answer, challenge, token};
+use crate::liar::{Heard, Liar, Saying, answer, challenge, token};
 use crate::proofs::Wallet;
 use crate::world::{AUTHORITY, CLIENT, TENANT, TokenFile, VAULT, host, identity, import, name, tags};
 
@@ -23,7 +23,7 @@ struct Stage {
     _token_file: TokenFile,
 }
 
-async fn stage(trusted: bool, script: impl Fn(&Heard) -> Option<String> + Send + Sync + 'static) -> Stage {
+async fn stage(trusted: bool, script: impl Fn(&Heard) -> Option<Saying> + Send + Sync + 'static) -> Stage {
     let liar = Liar::start(Arc::new(script)).await;
     let token_file = TokenFile::new("a-federated-token");
     let settings = TransportSettings {
@@ -38,7 +38,7 @@ async fn stage(trusted: bool, script: impl Fn(&Heard) -> Option<String> + Send +
 }
 
 /// Entra ID and the challenge are honest; `said` answers what is authorised.
-async fn stage_after_token(said: impl Fn(&Heard) -> Option<String> + Send + Sync + 'static) -> Stage {
+async fn stage_after_token(said: impl Fn(&Heard) -> Option<Saying> + Send + Sync + 'static) -> Stage {
     stage(true, move |heard| match heard {
         Heard { host, .. } if host == AUTHORITY => token(),
         Heard { is_authorised: false, .. } => challenge(AUDIENCE),
@@ -387,7 +387,7 @@ async fn a_page_that_is_none_is_our_defect_and_no_empty_vault() {
 
 #[tokio::test]
 async fn a_huge_answer_is_not_read() {
-    let stage = stage_after_token(|_| answer(200, "", &" ".repeat(2 * 1024 * 1024))).await;
+    let stage = stage_after_token(|_| answer(200, "", " ".repeat(2 * 1024 * 1024))).await;
     let web = name("web");
     for (error, landed) in [
         (stage.client.list(9).await.unwrap_err(), Landed::No),

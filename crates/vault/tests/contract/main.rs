@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's way to fail")]
 
 mod adoption;
+mod attacks;
 mod failures;
 mod identities;
 mod liar;
 mod lies;
 mod listing;
+mod managed_identity;
 mod proofs;
 mod soft_delete;
 mod world;

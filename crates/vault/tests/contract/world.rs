@@ -123,6 +123,7 @@ impl World {
         let settings = TransportSettings {
             emulator_address: Some(emulator.address()),
             ca_bundle_pem: Some(emulator.ca_pem().into()),
+            imds_endpoint: Some(emulator.imds_endpoint()),
             ..TransportSettings::default()
         };
         let transport = Transport::new(&settings, Arc::new(wallet.clone())).unwrap();
