@@ -451,7 +451,7 @@ async fn a_namespace_that_goes_takes_its_identity_along_and_leaves_its_certifica
 
 async fn a_vault_says_how_it_is_before_anything_is_pushed(scene: Scene) -> anyhow::Result<()> {
     // Nobody refers to any of these.
-    let good = json!({"workloadIdentity": {}});
+    let good = json!({"workloadIdentity": {"clientId": CLIENT}});
     let well = format!("{}-well", scene.name());
     scene.make_vault(&well);
     scene.key_vault(&well, opened_by(&scene, &well, good.clone())).await?;
@@ -481,7 +481,7 @@ async fn a_vault_says_how_it_is_before_anything_is_pushed(scene: Scene) -> anyho
 }
 
 async fn a_broken_vault_marks_its_own_resources_and_nobody_elses(scene: Scene) -> anyhow::Result<()> {
-    let good = json!({"workloadIdentity": {}});
+    let good = json!({"workloadIdentity": {"clientId": CLIENT}});
     let broken = vault(&scene, "broken", good.clone()).await?;
     scene.renew("here").await?;
     scene.renew("there").await?;

@@ -22,6 +22,7 @@ const SERVICE_ACCOUNT_ROLE: &str = "deploy/service-account-identities/clusterrol
 /// The name of the ServiceAccounts that the plain manifests let the operator act as: the chart's default too.
 const SERVICE_ACCOUNT: &str = "keyvault";
 /// The chart's roles have names and labels of their own; their rules are these.
+const CHART_FILES: &str = "charts/keyvault-sync/files";
 const CHART_RULES: &str = "charts/keyvault-sync/files/clusterrole-rules.yaml";
 /// For all ServiceAccounts: the chart fills in the names.
 const CHART_SERVICE_ACCOUNT_RULES: &str = "charts/keyvault-sync/files/service-account-rules.yaml";
@@ -92,6 +93,10 @@ fn roles() -> anyhow::Result<Vec<Generated>> {
     Ok(vec![
         Generated { path: ROLE.into(), text: yaml(&role)? },
         Generated { path: CHART_RULES.into(), text: yaml(&role.rules)? },
+        chart_rules("namespaced-clusterrole-rules", &rbac::namespaced_cluster_role().rules)?,
+        chart_rules("namespaced-role-rules", &rbac::namespaced_role().rules)?,
+        chart_rules("own-namespace-rules", &rbac::own_namespace_rules())?,
+        chart_rules("default-namespace-rules", &rbac::default_namespace_rules())?,
         Generated {
             path: SERVICE_ACCOUNT_ROLE.into(),
             text: yaml(&rbac::service_account_role(&[SERVICE_ACCOUNT]))?,
@@ -101,6 +106,12 @@ fn roles() -> anyhow::Result<Vec<Generated>> {
             text: yaml(&rbac::service_account_rules(&[]))?,
         },
     ])
+}
+
+/// Rules of a role that the chart makes for an operator of some namespaces.
+fn chart_rules(name: &str, rules: &impl Serialize) -> anyhow::Result<Generated> {
+    let path = Path::new(CHART_FILES).join(format!("{name}.yaml"));
+    Ok(Generated { path, text: yaml(rules)? })
 }
 
 /// The policies of an operator with this ServiceAccount, an object a file.

@@ -30,3 +30,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- $installation -}}
 {{- end -}}
+
+{{/* What the identity serviceAccount needs, where it is enabled: generated, with the names of the values. */}}
+{{- define "keyvault-sync.serviceAccountRules" -}}
+{{- if .Values.serviceAccountIdentities.enabled }}
+{{- range $rule := .Files.Get "files/service-account-rules.yaml" | fromYamlArray }}
+{{- with $.Values.serviceAccountIdentities.names }}
+{{- $_ := set $rule "resourceNames" . }}
+{{- end }}
+{{ list $rule | toYaml }}
+{{- end }}
+{{- end }}
+{{- end }}

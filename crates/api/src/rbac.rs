@@ -60,13 +60,23 @@ pub fn namespaced_role() -> Role {
     }
 }
 
+/// What that operator needs in its own namespace: the Secrets of identities.
+pub fn own_namespace_rules() -> Vec<PolicyRule> {
+    vec![rule("", &["secrets"], &READ)]
+}
+
+/// What that operator needs in the namespace `default`, where Events about KeyVaults are.
+pub fn default_namespace_rules() -> Vec<PolicyRule> {
+    vec![events()]
+}
+
 /// What the identity `serviceAccount` of a KeyVault needs: the ServiceAccounts of these names, in whatever namespace, and
 /// tokens of them; none given: all. Only where that identity is used.
 ///
 /// Kubernetes allows a list or watch by name only if it asks for that name (`metadata.name=…` as field selector).
 pub fn service_account_rules(names: &[&str]) -> Vec<PolicyRule> {
     let names = (!names.is_empty()).then(|| owned(names));
-    [rule("", &["serviceaccounts"], &READ), rule("", &["serviceaccounts/token"], &["create"])]
+    [rule("", &["serviceaccounts"], &WATCH), rule("", &["serviceaccounts/token"], &["create"])]
         .into_iter()
         .map(|rule| PolicyRule { resource_names: names.clone(), ..rule })
         .collect()
@@ -128,6 +138,8 @@ mod tests {
             ("the cluster's", cluster_role().rules.unwrap_or_default()),
             ("the namespaced operator's", namespaced_cluster_role().rules.unwrap_or_default()),
             ("a namespace's", namespaced_role().rules.unwrap_or_default()),
+            ("the operator's own namespace's", own_namespace_rules()),
+            ("namespace default's", default_namespace_rules()),
             ("all ServiceAccounts'", service_account_role(&[]).rules.unwrap_or_default()),
             ("named ServiceAccounts'", service_account_rules(&["keyvault"])),
         ]
