@@ -252,9 +252,11 @@ fn signature_refused(reason: &str) -> TokenError {
 
 fn check_validity(claims: &Value) -> Result<(), TokenError> {
     let now = now();
-    let expiry = claims["exp"].as_i64();
-    let begin = claims["nbf"].as_i64().unwrap_or(now);
-    if expiry.is_some_and(|expiry| expiry + CLOCK_SKEW > now) && begin <= now + CLOCK_SKEW {
+    // A fraction is allowed (RFC 7519 section 2, NumericDate), and Microsoft's library for Python sends one.
+    let seconds = |claim: &str| claims[claim].as_f64().map(|seconds| seconds as i64);
+    let expiry = seconds("exp");
+    let begin = seconds("nbf").unwrap_or(now);
+    if expiry.is_some_and(|expiry| expiry.saturating_add(CLOCK_SKEW) > now) && begin <= now + CLOCK_SKEW {
         return Ok(());
     }
     let message = format!(

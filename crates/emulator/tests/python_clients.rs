@@ -1,4 +1,4 @@
-//! The official Azure clients for Python, unchanged, take the emulator for Azure: tests/python/clients.py says how.
+//! The official Azure clients for Python, unchanged, take the emulator for Azure: the scripts in tests/python say how.
 //! Leaves the surface they do not reach to the other test files.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -7,16 +7,18 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::{CLIENT, Key, PASSWORD, PATIENCE, SECRET, TENANT, VAULT, World, make};
-use serde_json::json;
+use common::{
+    CLIENT, CLOUDS, ClientCertificate, ENTRA, Key, PASSWORD, PATIENCE, SECRET, TENANT, VAULT, World, make,
+    tags,
+};
+use keyvault_emulator::Permissions;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
-
-/// Promises that clients.py prints when they held.
-const PROMISES: usize = 14;
 
 /// Where Python environments are kept between runs.
 fn cache() -> PathBuf {
@@ -59,8 +61,10 @@ fn run(command: &mut Command) {
     assert!(status.success(), "{command:?} ended with {status} (Debian: apt-get install python3-venv)");
 }
 
-#[tokio::test]
-async fn the_official_python_clients_take_the_emulator_for_azure() {
+/// A script of tests/python, run to its end with these settings and those that all have; none without Python. How many
+/// promises it prints is part of the test: a script that ends early proves nothing.
+async fn script(name: &str, world: &World, settings: Value, promises: usize) {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     if Command::new("python3").arg("--version").output().is_err() {
         let fix =
             "python3 is missing: install it (apt-get install python3 python3-venv) to run the Azure clients";
@@ -70,8 +74,41 @@ async fn the_official_python_clients_take_the_emulator_for_azure() {
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python");
     let requirements = folder.join("requirements.txt");
-    let python = tokio::task::spawn_blocking(move || python(&requirements)).await.unwrap();
+    let python = tokio::task::spawn_blocking(move || PYTHON.get_or_init(|| python(&requirements))).await;
 
+    let admin = world.emulator.start_admin(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let ca_file = scratch.path().join("ca.pem");
+    fs::write(&ca_file, world.emulator.ca_pem()).unwrap();
+    let mut all = json!({
+        "port": world.emulator.address().port(),
+        "ca_file": ca_file,
+        "tenant": TENANT, "client_id": CLIENT, "client_secret": SECRET,
+        "admin": format!("http://{admin}"),
+        "patience": PATIENCE.as_secs(),
+    });
+    all.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+    let mut child = tokio::process::Command::new(python.unwrap())
+        // No file of Python's own in the source folder.
+        .arg("-B")
+        .arg(folder.join(name))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(all.to_string().as_bytes()).await.unwrap();
+    let output = tokio::time::timeout(5 * PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{complained}");
+    assert_eq!(said.matches("held: ").count(), promises, "{said}");
+    print!("{said}");
+}
+
+#[tokio::test]
+async fn the_official_python_clients_take_the_emulator_for_azure() {
     let world = World::start().await;
     let made = make("web", Key::P256, Key::P256, false);
     let pfx = made.pfx();
@@ -82,36 +119,55 @@ async fn the_official_python_clients_take_the_emulator_for_azure() {
     // The clients' pollers must have something to wait for; the script ends it through the admin API.
     world.emulator.hold_deletions(VAULT);
     world.emulator.hold_recoveries(VAULT);
-    let admin = world.emulator.start_admin(([127, 0, 0, 1], 0).into()).await.unwrap();
-    let scratch = tempfile::tempdir().unwrap();
-    let ca_file = scratch.path().join("ca.pem");
-    fs::write(&ca_file, world.emulator.ca_pem()).unwrap();
     let settings = json!({
-        "port": world.emulator.address().port(),
-        "ca_file": ca_file,
-        "vault": VAULT, "tenant": TENANT, "client_id": CLIENT, "client_secret": SECRET,
+        "vault": VAULT,
         "assertion": world.issuer.assertion(json!({})),
         "wrong_assertion": world.issuer.assertion(json!({"sub": "system:serviceaccount:other:other"})),
         "pfx": STANDARD.encode(&pfx), "password": PASSWORD,
         "chain": made.chain.iter().map(|der| STANDARD.encode(der)).collect::<Vec<_>>(),
         "key": STANDARD.encode(&made.key),
         "listed": 60,
-        "admin": format!("http://{admin}"),
-        "patience": PATIENCE.as_secs(),
     });
-    let mut child = tokio::process::Command::new(python)
-        .arg(folder.join("clients.py"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(settings.to_string().as_bytes()).await.unwrap();
-    let output = tokio::time::timeout(5 * PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let complained = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}\n{complained}");
-    assert_eq!(said.matches("held: ").count(), PROMISES, "{said}");
-    print!("{said}");
+    script("clients.py", &world, settings, 14).await;
+}
+
+#[tokio::test]
+async fn azure_identity_for_python_gets_its_tokens_in_every_way() {
+    let world = World::start().await;
+    let [good, expired, unknown] =
+        [(-1, 9), (-9, -1), (-1, 9)].map(|(from, to)| ClientCertificate::new(from, to));
+    let expired_secret = "yesterday's";
+    world.change_application(|application| {
+        application.expired_secrets = vec![expired_secret.into()];
+        application.certificates = vec![good.der.clone(), expired.der.clone()];
+    });
+    let (system, user) = ("aaaaaaaa-0000-0000-0000-000000000001", "aaaaaaaa-0000-0000-0000-000000000002");
+    let made = make("web", Key::P256, Key::P256, false);
+    for cloud in &CLOUDS {
+        world.emulator.add_vault(cloud.vault, TENANT);
+        for client_id in [CLIENT, system, user] {
+            world.emulator.allow(cloud.vault, client_id, Permissions::certificates_officer());
+        }
+        world.emulator.put_certificate(cloud.vault, "web", &made.pfx(), PASSWORD, tags(&[]));
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let token_file = scratch.path().join("token");
+    fs::write(&token_file, world.issuer.assertion(json!({}))).unwrap();
+    let cloud = |authority: &str, vault: &str| json!({"authority": authority, "vault": vault});
+    let settings = json!({
+        "clouds": [
+            cloud(ENTRA, VAULT),
+            cloud("login.chinacloudapi.cn", "contoso.vault.azure.cn"),
+            cloud("login.microsoftonline.us", "contoso.vault.usgovcloudapi.net"),
+        ],
+        "expired_secret": expired_secret,
+        "certificate": good.pem(),
+        "unknown_certificate": unknown.pem(),
+        "expired_certificate": expired.pem(),
+        "token_file": token_file,
+        "imds": world.emulator.imds_endpoint(),
+        "system": system, "user": user,
+        "name": "web", "cer": STANDARD.encode(&made.chain[0]),
+    });
+    script("identities.py", &world, settings, 11).await;
 }

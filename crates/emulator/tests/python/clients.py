@@ -1,40 +1,16 @@
 """The official Azure clients for Python against the emulator, challenge verification on.
 
-Reads its settings as JSON from standard input: port, ca_file, vault, tenant, client_id, client_secret, assertion,
-wrong_assertion, pfx (base64), password, chain (list of base64 DER, leaf first), key (base64 PKCS#8), listed (how many
-certificates the vault holds in the end), admin (URL of the admin API), patience (seconds any step may take).
+Settings besides those of emulated.py: vault, tenant, client_id, client_secret, assertion, wrong_assertion, pfx (base64),
+password, chain (list of base64 DER, leaf first), key (base64 PKCS#8), listed (how many certificates the vault holds in
+the end).
 Prints one line per promise that held; any failure ends it with a traceback and status 1.
 """
 
 import base64
 import json
-import os
-import socket
-import sys
 import time
-import urllib.parse
-import urllib.request
 
-settings = json.load(sys.stdin)
-os.environ["REQUESTS_CA_BUNDLE"] = settings["ca_file"]
-for proxy in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
-    os.environ.pop(proxy, None)
-
-EMULATED = (".vault.azure.net", "login.microsoftonline.com")
-ADMIN_HOST = urllib.parse.urlsplit(settings["admin"]).hostname
-look_up = socket.getaddrinfo
-
-
-def look_up_at_emulator(host, port, *args, **kwargs):
-    """Sends connections for Azure's hosts to the emulator; host names, TLS and URLs stay as they are."""
-    if host == ADMIN_HOST:
-        return look_up(host, port, *args, **kwargs)
-    if not str(host).endswith(EMULATED):
-        raise socket.gaierror(f"the test must not reach {host}")
-    return look_up("127.0.0.1", settings["port"], *args, **kwargs)
-
-
-socket.getaddrinfo = look_up_at_emulator
+from emulated import admin, expect, held, settings
 
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 from azure.identity import ClientAssertionCredential, ClientSecretCredential
@@ -54,24 +30,6 @@ pfx = base64.b64decode(settings["pfx"])
 password = settings["password"]
 expected_chain = [base64.b64decode(der) for der in settings["chain"]]
 expected_key = base64.b64decode(settings["key"])
-
-
-def held(promise):
-    print("held:", promise, flush=True)
-
-
-def expect(error, call):
-    try:
-        call()
-    except error as caught:
-        return caught
-    raise AssertionError(f"{error.__name__} was expected")
-
-
-def admin(path, body=None):
-    """Asks the emulator's admin API; with a body (bytes), by POST."""
-    with urllib.request.urlopen(f"{settings['admin']}/{path}", data=body, timeout=settings["patience"]) as answer:
-        return json.load(answer)
 
 
 def wait_for(what, condition):
