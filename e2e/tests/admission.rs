@@ -185,6 +185,7 @@ async fn the_operator_gets_tokens_for_the_exchange_only(scene: Scene) -> anyhow:
         ("another service's", for_them(&["https://vault.azure.net"]), AUDIENCE),
         ("a longer word", for_them(&["api://AzureADTokenExchangeX"]), AUDIENCE),
         ("one more behind", for_them(&[TOKEN_AUDIENCE, "other"]), AUDIENCE),
+        ("two clouds'", for_them(&[TOKEN_AUDIENCE, "api://AzureADTokenExchangeUSGov"]), AUDIENCE),
         ("one more before", for_them(&["other", TOKEN_AUDIENCE]), AUDIENCE),
         ("a second longer", request(&[TOKEN_AUDIENCE], Some(3601)), "for longer than 3600 s"),
         ("a day", request(&[TOKEN_AUDIENCE], Some(86_400)), "for longer than 3600 s"),
@@ -198,6 +199,11 @@ async fn the_operator_gets_tokens_for_the_exchange_only(scene: Scene) -> anyhow:
         let request = request(&[TOKEN_AUDIENCE], seconds);
         let given = accounts.create_token_request(IDENTITY, &PostParams::default(), &request).await?;
         ensure!(given.status.is_some_and(|status| status.token.is_some()), "no token for {seconds:?}");
+    }
+    for audience in ["api://AzureADTokenExchangeUSGov", "api://AzureADTokenExchangeChina"] {
+        let given =
+            accounts.create_token_request(IDENTITY, &PostParams::default(), &for_them(&[audience])).await?;
+        ensure!(given.status.is_some_and(|status| status.token.is_some()), "no token for {audience}");
     }
     // Another ServiceAccount is not the policy's affair: RBAC names those that there are tokens of.
     let request = for_them(&[TOKEN_AUDIENCE]);

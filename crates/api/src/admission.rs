@@ -8,12 +8,14 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use keyvault_sync_core::names::Cloud;
+
 use crate::constants::GROUP;
 use crate::crds;
 use crate::rbac::{OPERATE, OPERATE_RESOURCE};
 
-/// The audience of the ServiceAccount tokens that Entra ID exchanges.
-pub const TOKEN_AUDIENCE: &str = "api://AzureADTokenExchange";
+/// The audience of the ServiceAccount tokens that Entra ID exchanges, in Azure public.
+pub const TOKEN_AUDIENCE: &str = Cloud::Public.exchange_audience();
 /// A token is exchanged at once: it need not live longer than Kubernetes gives one by default.
 pub const TOKEN_SECONDS_MAX: i64 = 3600;
 /// The name of `operator_only`, the same in every cluster: installations share it.
@@ -69,6 +71,7 @@ pub fn operator_only() -> Policy {
 ///
 /// It goes by the name, not by the verb `operate`: administrators have every verb, and request what they like.
 pub fn token_requests(namespace: &str, service_account: &str) -> Policy {
+    let audiences = Cloud::ALL.map(|cloud| format!("'{}'", cloud.exchange_audience())).join(", ");
     policy(
         &format!("tokens.{namespace}.{service_account}.{GROUP}"),
         ValidatingAdmissionPolicySpec {
@@ -88,8 +91,10 @@ pub fn token_requests(namespace: &str, service_account: &str) -> Policy {
             }]),
             validations: Some(vec![
                 validation(
-                    format!("object.spec.audiences == ['{TOKEN_AUDIENCE}']"),
-                    &format!("keyvault-sync requests tokens of one audience only: {TOKEN_AUDIENCE}"),
+                    format!("size(object.spec.audiences) == 1 && object.spec.audiences[0] in [{audiences}]"),
+                    &format!(
+                        "keyvault-sync requests tokens of one audience only: {TOKEN_AUDIENCE}, or its like in another cloud"
+                    ),
                 ),
                 // Kubernetes writes `null` there where nothing was given: it is always there.
                 validation(

@@ -63,7 +63,7 @@ impl Cloud {
     /// The audience of a ServiceAccount token that Entra ID exchanges for one of its own. Federated credentials name it.
     ///
     /// Source: <https://learn.microsoft.com/entra/workload-id/workload-identity-federation-config-app-trust-managed-identity>.
-    pub fn exchange_audience(self) -> &'static str {
+    pub const fn exchange_audience(self) -> &'static str {
         match self {
             Cloud::Public => "api://AzureADTokenExchange",
             Cloud::China => "api://AzureADTokenExchangeChina",

@@ -2,6 +2,8 @@
 //! certificates from the operator's namespace, tokens of ServiceAccounts by TokenRequest. Who an identity is, `identity` says.
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount as Account};
 use keyvault_sync_core::reason::{Problem, Reason};
@@ -65,7 +67,7 @@ impl Proofs for ClusterProofs {
         account: &ServiceAccount,
         audience: &str,
     ) -> Result<SecretBytes, Problem> {
-        let ServiceAccount { namespace, name, .. } = account;
+        let ServiceAccount { namespace, name, uid } = account;
         let api: Api<Account> = Api::namespaced(self.client.clone(), namespace);
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
@@ -87,9 +89,25 @@ impl Proofs for ClusterProofs {
                 _ => error.problem(),
             }
         })?;
-        let token = answer.status.and_then(|status| status.token).unwrap_or_default();
-        Ok(SecretBytes::new(token.into_bytes()))
+        let token =
+            SecretBytes::new(answer.status.and_then(|status| status.token).unwrap_or_default().into_bytes());
+        if uid_in(&token).as_ref() == Some(uid) {
+            return Ok(token);
+        }
+        // Made anew meanwhile: the watch will show it, and whoever it belongs to now.
+        Err(Problem::new(
+            Reason::Unavailable,
+            format!("ServiceAccount {namespace}/{name} was made anew; it is looked at again"),
+        ))
     }
+}
+
+/// The uid of the ServiceAccount that a token is of.
+/// Source: <https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/#schema-for-service-account-private-claims>.
+fn uid_in(token: &SecretBytes) -> Option<String> {
+    let payload = token.expose().split(|byte| *byte == b'.').nth(1)?;
+    let claims: serde_json::Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
+    claims["kubernetes.io"]["serviceaccount"]["uid"].as_str().map(str::to_owned)
 }
 
 fn failed(message: String) -> Problem {
@@ -129,4 +147,25 @@ fn entry<const N: usize>(
 /// Without the line break that editors and `echo` leave at the end.
 fn trimmed(value: SecretBytes) -> SecretBytes {
     SecretBytes::new(value.expose().trim_ascii_end().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_says_whose_it_is() {
+        let token = |payload: &str| {
+            SecretBytes::new(format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(payload)).into_bytes())
+        };
+        for (token, uid) in [
+            (token(r#"{"kubernetes.io":{"serviceaccount":{"name":"keyvault","uid":"u1"}}}"#), Some("u1")),
+            (token(r#"{"kubernetes.io":{}}"#), None),
+            (token("no JSON"), None),
+            (SecretBytes::new(b"no token".to_vec()), None),
+            (SecretBytes::new(Vec::new()), None),
+        ] {
+            assert_eq!(uid_in(&token).as_deref(), uid);
+        }
+    }
 }
