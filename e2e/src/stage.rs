@@ -146,7 +146,7 @@ impl Stage {
         self.operator_with(&[&copies_patience, DELETION_EFFORT]).await
     }
 
-    /// As `operator`, with these arguments and without our patience.
+    /// As `operator`, with these arguments and without our patience. What is logged, and in which form, may be among them.
     ///
     /// # Errors
     /// As `operator`.
@@ -154,8 +154,10 @@ impl Stage {
         let mut arguments = vec![
             format!("--emulator-address={}", self.emulator.address()),
             format!("--ca-bundle={}", self.ca_bundle.display()),
-            format!("--log={}", self.log_filter),
         ];
+        if !more.iter().any(|argument| argument.starts_with("--log=")) {
+            arguments.push(format!("--log={}", self.log_filter));
+        }
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         let (kubeconfig, federated_token) =
             (self.kubeconfig.display().to_string(), self.federated_token.display().to_string());
