@@ -64,7 +64,10 @@ impl Operator {
         guardian::remove_with_us(folder.path())?;
         let mut command = Command::new(std::path::absolute(program)?);
         command.current_dir(folder.path()).env("TMPDIR", folder.path());
-        command.args(arguments).args(["--log-format=json", "--health-address=127.0.0.1:0"]);
+        command.args(arguments).arg("--health-address=127.0.0.1:0");
+        if !arguments.iter().any(|argument| argument.starts_with("--log-format=")) {
+            command.arg("--log-format=json");
+        }
         for variable in FOREIGN_VARIABLES {
             command.env_remove(variable);
         }
@@ -195,12 +198,15 @@ fn build(profile: &[&str]) -> anyhow::Result<PathBuf> {
         .context("cargo built the operator and did not say where it is")
 }
 
-/// From the log line that says where health is served.
+/// From the log line that says where health is served, in whichever form it is logged.
 fn health_address(log: &str) -> Option<SocketAddr> {
-    log.lines()
-        .filter(|line| line.contains("/readyz"))
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find_map(|line| line["address"].as_str()?.parse().ok())
+    log.lines().filter(|line| line.contains("/readyz")).find_map(|line| {
+        if let Ok(line) = serde_json::from_str::<Value>(line) {
+            return line["address"].as_str()?.parse().ok();
+        }
+        let (_, address) = line.split_once("address=")?;
+        address.split_whitespace().next()?.parse().ok()
+    })
 }
 
 /// Status and body of a page over plain HTTP; the server closes after it (HTTP/1.0).

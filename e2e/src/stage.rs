@@ -177,7 +177,7 @@ impl Stage {
         self.operator_with(&[&copies_patience, DELETION_EFFORT]).await
     }
 
-    /// As `operator`, with these arguments and without our patience.
+    /// As `operator`, with these arguments and without our patience. What is logged, and in which form, may be among them.
     ///
     /// # Errors
     /// As `operator`.
@@ -188,8 +188,10 @@ impl Stage {
             format!("--imds-endpoint={}", self.emulator.imds_endpoint()),
             format!("--namespace={OPERATOR}"),
             format!("--service-accounts={SERVICE_ACCOUNT}"),
-            format!("--log={}", self.log_filter),
         ];
+        if !more.iter().any(|argument| argument.starts_with("--log=")) {
+            arguments.push(format!("--log={}", self.log_filter));
+        }
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         let (kubeconfig, federated_token) =
             (self.kubeconfig.display().to_string(), self.federated_token.display().to_string());

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::pace::{Permit, Turn};
-use crate::sync::orphan;
+use crate::sync::{mandate, orphan};
 use crate::wisher::WisherKey;
 use observe::Route;
 use status::Outcome;
@@ -37,6 +37,8 @@ use status::Outcome;
 const STEPS_MAX: usize = 12;
 /// When a round that the end of the operator cut short would come again.
 const STOPPING: Duration = Duration::from_secs(60);
+/// When a claim that says more than its owner does is looked at again, unless that one's plan has changed it before.
+const MANDATE_RETRY: Duration = Duration::from_secs(30);
 /// What a race with another writer costs.
 pub(crate) const RACE_RETRY: Duration = Duration::from_millis(250);
 
@@ -59,6 +61,10 @@ pub(crate) async fn reconcile(
         // Nobody wishes for it now. It is not looked at either: one restored from a backup would remember what it found as its own,
         // and that is what is deleted when `orphan` gives it up.
         return Ok(Action::await_change());
+    }
+    if !mandate::is_meant(&claim, &context) {
+        // Nor if its owner does not mean its Secrets: what is written there may be of yesterday, or forged.
+        return Ok(Action::requeue(MANDATE_RETRY));
     }
     Ok(Round::begin(claim, &context).run().await)
 }
@@ -188,7 +194,7 @@ impl<'a> Round<'a> {
         let shown =
             self.context.world.claim(&self.claim.name_any()).unwrap_or_else(|| Arc::clone(&self.claim));
         let claim = self.context.world.written.newest(shown);
-        if claim.spec.release.is_some() || !self.context.world.has_owner(&claim) {
+        if claim.spec.release.is_some() || !mandate::is_meant(&claim, self.context) {
             // Given up while it waited, or about to be: that is for the next round.
             self.given_up = true;
             return Ok(false);

@@ -3,6 +3,7 @@
 
 pub(crate) mod absence;
 pub(crate) mod apply;
+pub(crate) mod mandate;
 pub(crate) mod observe;
 pub(crate) mod orphan;
 pub(crate) mod resolve;

@@ -1,6 +1,7 @@
 //! Logs and metrics: set up once, named in one place.
 //! What is worth telling is left to those who tell it.
 
+use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
@@ -36,7 +37,10 @@ const HELD: [(&str, Level); 6] = [
 pub(crate) fn start_log(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let asked = EnvFilter::try_new(filter).map_err(|error| anyhow::anyhow!("--log {filter:?}: {error}"))?;
     let filter = asked.and(filter_fn(|metadata| may_be_logged(metadata.target(), *metadata.level())));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Colours are orders to a terminal; whatever else reads the log gets none.
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Json => {
             tracing_subscriber::registry().with(lines.json().flatten_event(true).with_filter(filter)).init();

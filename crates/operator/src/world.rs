@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use crate::health::Readiness;
 use crate::identity;
-use crate::memory::{Planned, Rounds, Written};
+use crate::memory::{Planned, Rounds, StatusDigest, Written};
 use crate::telemetry::Metrics;
 use crate::wake::Wake;
 use crate::watch::{self, Change, Scope};
@@ -406,7 +406,10 @@ impl World {
                         self.wake.claim(ObjectRef::from_obj(claim.as_ref()));
                     }
                 }
-                if before.as_ref().is_none_or(|before| is_other_wish(&of(Arc::clone(before)), &now)) {
+                let before = before.as_ref().map(|before| of(Arc::clone(before)));
+                if before.is_none_or(|before| {
+                    is_other_wish(&before, &now) || self.is_status_of_others(&before, &now)
+                }) {
                     self.wake.sync(key);
                 }
             }
@@ -429,6 +432,12 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Whether somebody else wrote the status: it is put right.
+    fn is_status_of_others(&self, before: &Wisher, now: &Wisher) -> bool {
+        let status = now.status();
+        before.status() != status && !self.planned.is_ours(now.uid(), StatusDigest::of(&status))
     }
 
     fn on_vault(&self, change: &Change<KeyVault>) {
@@ -462,13 +471,24 @@ impl World {
                 }) {
                     self.wake.claim(reference.clone());
                 }
+                let is_edited = |before: &Arc<KeyVaultCertificate>| {
+                    before.uid() == now.uid() && before.status != now.status
+                };
+                let digest = || StatusDigest::of(&now.status.clone().unwrap_or_default());
+                if before.as_ref().is_some_and(is_edited)
+                    && self.rounds.doubts(&now.uid().unwrap_or_default(), digest())
+                {
+                    self.wake.claim(reference.clone());
+                }
                 if before
                     .as_ref()
                     .is_none_or(|before| before.status != now.status || before.spec.owner != now.spec.owner)
                 {
                     self.wake.sync(WisherKey::of(now));
                 }
-                if before.as_ref().is_some_and(|before| before.spec.owner != now.spec.owner) {
+                if let Some(before) = before.as_ref().filter(|before| before.spec.owner != now.spec.owner) {
+                    // Whose it was may want it still, where it was not handed over.
+                    self.wake.sync(WisherKey::of(before));
                     // Who waits for the name is told who has it now.
                     for loser in self.losers_of(&now.name_any()) {
                         self.wake.sync(loser.key());

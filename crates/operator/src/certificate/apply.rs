@@ -22,9 +22,11 @@ use tokio::time::Instant;
 
 use super::observe::Route;
 use super::status::{Deed, Outcome, Receipt};
-use super::{RACE_RETRY, Round, ask, now, observe};
+use super::{MANDATE_RETRY, RACE_RETRY, Round, ask, now, observe};
 use crate::context::Context;
 use crate::kubernetes::{CallError, call};
+use crate::memory::StatusDigest;
+use crate::sync::mandate;
 use crate::watch::describe;
 
 /// See [`ANNOUNCE_TIME_LIMIT_SECS`].
@@ -52,6 +54,10 @@ pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
         Ok(now) if now.vault.host == route.vault.host && now.identity == route.identity => {}
         Ok(_) => return Action::requeue(RACE_RETRY),
         Err(problem) => return round.end(Outcome::problem(problem)).await,
+    }
+    if !mandate::is_meant(&round.claim, round.context) || !mandate::asks_no_more(&round.claim, round.context)
+    {
+        return Action::requeue(MANDATE_RETRY);
     }
     let announced = Instant::now();
     match announce(&round.claim, round.context, &write).await {
@@ -185,6 +191,7 @@ pub(super) async fn replace_status(
     context: &Context,
     status: keyvault_sync_api::KeyVaultCertificateStatus,
 ) -> Result<Arc<KeyVaultCertificate>, CallError> {
+    context.world.rounds.says(&claim.uid().unwrap_or_default(), StatusDigest::of(&status));
     let mut changed = KeyVaultCertificate::clone(claim);
     changed.status = Some(status);
     let api: Api<KeyVaultCertificate> = Api::all(context.client.clone());

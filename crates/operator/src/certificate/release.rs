@@ -27,7 +27,7 @@ use crate::kubernetes::call;
 use crate::pace::{Permit, Turn};
 use crate::report::{self, Occurrence, Weight};
 use crate::sync::apply::Failure;
-use crate::sync::{absence, succession};
+use crate::sync::{absence, mandate, succession};
 use crate::watch::describe;
 use crate::wisher::WisherKey;
 
@@ -93,6 +93,9 @@ async fn is_last_word(
     } else if world.wanting(name.as_str()).iter().any(|wisher| wisher.key() == holder) {
         // The owner, or a new one of its name, wants it (again) and is about to take it out of release.
         world.wake.sync(holder);
+        return Err(Action::requeue(PLAN_RETRY));
+    }
+    if !mandate::lets_delete(claim, &name, context) {
         return Err(Action::requeue(PLAN_RETRY));
     }
     match succession::hand_over(&name, &claim.spec.owner.uid, context).await {

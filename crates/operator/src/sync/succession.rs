@@ -65,7 +65,8 @@ fn heir(name: &ClaimName, context: &Context) -> Option<KeyVaultCertificateSpec> 
     heirs.iter().find_map(|wisher| would_write(wisher, name, &present, context))
 }
 
-fn would_write(
+/// What a resource would write into the claim of this name; `present` are the Secrets it has now. `None`: it wants no such claim.
+pub(super) fn would_write(
     wisher: &Wisher,
     name: &ClaimName,
     present: &[Source],
