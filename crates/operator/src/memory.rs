@@ -2,7 +2,6 @@
 //! planned. What must outlive a restart stands in the claims' statuses.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -68,27 +67,6 @@ struct RoundMemory {
     release: Option<(i64, u32)>,
     /// An announcement from the future, and when it was first seen.
     ahead: Option<(i64, i64)>,
-    /// The statuses that we wrote last.
-    said: [Option<StatusDigest>; STATUSES_KEPT],
-    /// Somebody else wrote the status: what it says was pushed is not to be believed.
-    doubted: bool,
-}
-
-/// A round writes two statuses, and the watch may show them a round later.
-const STATUSES_KEPT: usize = 4;
-
-/// By which a status of ours is known when the watch shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StatusDigest(u64);
-
-impl StatusDigest {
-    /// Of a status.
-    pub(crate) fn of(status: &impl serde::Serialize) -> Self {
-        let mut hasher = DefaultHasher::new();
-        // A status of ours has no part that JSON cannot have.
-        serde_json::to_vec(status).unwrap_or_default().hash(&mut hasher);
-        Self(hasher.finish())
-    }
 }
 
 impl Rounds {
@@ -136,31 +114,7 @@ impl Rounds {
 
     /// The vault was looked at.
     pub(crate) fn compared(&self, uid: &str) {
-        self.with(uid, |round| (round.compare, round.doubted) = (false, false));
-    }
-
-    /// A status of ours is about to be written.
-    pub(crate) fn says(&self, uid: &str, status: StatusDigest) {
-        self.with(uid, |round| {
-            round.said.rotate_right(1);
-            round.said[0] = Some(status);
-        });
-    }
-
-    /// A status was seen that is new. `true`: it is none of ours, and the vault is to be looked at in the next round.
-    pub(crate) fn doubts(&self, uid: &str, status: StatusDigest) -> bool {
-        self.with(uid, |round| {
-            let is_strange = !round.said.contains(&Some(status));
-            if is_strange {
-                (round.compare, round.doubted) = (true, true);
-            }
-            is_strange
-        })
-    }
-
-    /// Whether the status is not to be believed.
-    pub(crate) fn is_doubted(&self, uid: &str) -> bool {
-        self.with(uid, |round| round.doubted)
+        self.with(uid, |round| round.compare = false);
     }
 
     /// When (unix seconds) an announcement of this time, which is still to come, was first seen.
@@ -204,7 +158,6 @@ pub(crate) struct Planned(Mutex<HashMap<String, PlanMemory>>);
 struct PlanMemory {
     rests_until: Option<Instant>,
     written: Option<Instant>,
-    said: Option<StatusDigest>,
     is_planned: bool,
 }
 
@@ -238,16 +191,6 @@ impl Planned {
     pub(crate) fn rest(&self, uid: &str) -> Option<Duration> {
         let until = self.with(uid, |plan| plan.rests_until)?;
         Some(until.duration_since(Instant::now())).filter(|rest| *rest >= REST_MIN)
-    }
-
-    /// A status of ours is about to be written.
-    pub(crate) fn says(&self, uid: &str, status: StatusDigest) {
-        self.with(uid, |plan| plan.said = Some(status));
-    }
-
-    /// Whether this is the status that we wrote last.
-    pub(crate) fn is_ours(&self, uid: &str, status: StatusDigest) -> bool {
-        self.with(uid, |plan| plan.said == Some(status))
     }
 
     /// Its status is written now.

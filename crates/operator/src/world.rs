@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use crate::health::Readiness;
 use crate::identity;
-use crate::memory::{Planned, Rounds, StatusDigest, Written};
+use crate::memory::{Planned, Rounds, Written};
 use crate::telemetry::Metrics;
 use crate::wake::Wake;
 use crate::watch::{self, Change, Scope};
@@ -406,10 +406,7 @@ impl World {
                         self.wake.claim(ObjectRef::from_obj(claim.as_ref()));
                     }
                 }
-                let before = before.as_ref().map(|before| of(Arc::clone(before)));
-                if before.is_none_or(|before| {
-                    is_other_wish(&before, &now) || self.is_status_of_others(&before, &now)
-                }) {
+                if before.as_ref().is_none_or(|before| is_other_wish(&of(Arc::clone(before)), &now)) {
                     self.wake.sync(key);
                 }
             }
@@ -432,12 +429,6 @@ impl World {
                 }
             }
         }
-    }
-
-    /// Whether somebody else wrote the status: it is put right.
-    fn is_status_of_others(&self, before: &Wisher, now: &Wisher) -> bool {
-        let status = now.status();
-        before.status() != status && !self.planned.is_ours(now.uid(), StatusDigest::of(&status))
     }
 
     fn on_vault(&self, change: &Change<KeyVault>) {
@@ -469,15 +460,6 @@ impl World {
                 if before.as_ref().is_none_or(|before| {
                     before.metadata.generation != now.metadata.generation || before.uid() != now.uid()
                 }) {
-                    self.wake.claim(reference.clone());
-                }
-                let is_edited = |before: &Arc<KeyVaultCertificate>| {
-                    before.uid() == now.uid() && before.status != now.status
-                };
-                let digest = || StatusDigest::of(&now.status.clone().unwrap_or_default());
-                if before.as_ref().is_some_and(is_edited)
-                    && self.rounds.doubts(&now.uid().unwrap_or_default(), digest())
-                {
                     self.wake.claim(reference.clone());
                 }
                 if before

@@ -25,7 +25,6 @@ use super::status::{Deed, Outcome, Receipt};
 use super::{MANDATE_RETRY, RACE_RETRY, Round, ask, now, observe};
 use crate::context::Context;
 use crate::kubernetes::{CallError, call};
-use crate::memory::StatusDigest;
 use crate::sync::mandate;
 use crate::watch::describe;
 
@@ -191,7 +190,6 @@ pub(super) async fn replace_status(
     context: &Context,
     status: keyvault_sync_api::KeyVaultCertificateStatus,
 ) -> Result<Arc<KeyVaultCertificate>, CallError> {
-    context.world.rounds.says(&claim.uid().unwrap_or_default(), StatusDigest::of(&status));
     let mut changed = KeyVaultCertificate::clone(claim);
     changed.status = Some(status);
     let api: Api<KeyVaultCertificate> = Api::all(context.client.clone());

@@ -152,10 +152,6 @@ pub(crate) fn from_cluster(
     let uid = claim.uid().unwrap_or_default();
     let source = sources(claim).first().and_then(|source| edition(source, context));
     let mut memory = memory(claim);
-    if context.world.rounds.is_doubted(&uid) {
-        // Somebody else wrote what was pushed, and of which edition: it is not known. The Secret and the vault tell.
-        memory = Memory { in_flight: memory.in_flight, reason: memory.reason, ..Memory::default() };
-    }
     if let Some(in_flight) = memory.in_flight.as_mut().filter(|in_flight| in_flight.since > now) {
         // The clock was set back since. The wait begins when that was first seen, and ends.
         in_flight.since = context.world.rounds.first_sight(&uid, in_flight.since, now);

@@ -18,7 +18,6 @@ use keyvault_sync_core::ownership::OwnerKind;
 use keyvault_sync_core::reason::{Fault, Problem, Reason};
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::apply::Applied;
@@ -27,8 +26,7 @@ use super::resolve::{self, Wish};
 use crate::certificate::{dice, now, status as claim_status};
 use crate::context::{Context, reference};
 use crate::disposition::{self, Ready};
-use crate::kubernetes::{CallError, call};
-use crate::memory::StatusDigest;
+use crate::kubernetes::call;
 use crate::report::{self, Occurrence, Subject, Weight};
 use crate::wisher::Wisher;
 
@@ -473,18 +471,18 @@ async fn write(context: &Context, wisher: &Wisher, status: &KeyVaultSyncStatus) 
     let (name, patch) = (wisher.name(), Patch::Apply(&patch));
     let params = PatchParams::apply(SYNC_FIELD_MANAGER).force();
     let client = context.client.clone();
-    context.world.planned.says(wisher.uid(), StatusDigest::of(status));
-    let outcome = match wisher {
+    const WHAT: &str = "status of a wish";
+    let written = match wisher {
         Wisher::Namespaced(_) => {
             let api: Api<KeyVaultSync> = Api::namespaced(client, wisher.namespace());
-            written(&api, name, &patch, &params, status, |sync| sync.status.clone()).await
+            call(WHAT, api.patch_status(name, &params, &patch)).await.map(drop)
         }
         Wisher::Cluster(_) => {
             let api: Api<ClusterKeyVaultSync> = Api::all(client);
-            written(&api, name, &patch, &params, status, |sync| sync.status.clone()).await
+            call(WHAT, api.patch_status(name, &params, &patch)).await.map(drop)
         }
     };
-    match outcome {
+    match written {
         Ok(()) => true,
         // Deleted, or deleted and made anew: whoever is there now is planned of its own.
         Err(error) if error.is_race() => true,
@@ -494,43 +492,6 @@ async fn write(context: &Context, wisher: &Wisher, status: &KeyVaultSyncStatus) 
             false
         }
     }
-}
-
-const WHAT: &str = "status of a wish";
-
-/// Applies a status. What somebody else wrote beside it is not taken away by that, and is taken away after it; conditions of other
-/// types than ours are theirs.
-async fn written<K>(
-    api: &Api<K>,
-    name: &str,
-    patch: &Patch<&serde_json::Value>,
-    params: &PatchParams,
-    status: &KeyVaultSyncStatus,
-    of: impl Fn(&K) -> Option<KeyVaultSyncStatus>,
-) -> Result<(), CallError>
-where
-    K: kube::Resource + Clone + DeserializeOwned + std::fmt::Debug,
-{
-    let stored = call(WHAT, api.patch_status(name, params, patch)).await?;
-    let there = of(&stored).unwrap_or_default();
-    let mut right = status.clone();
-    let is_theirs = |one: &&Condition| ![READY, RECONCILING, STALLED].contains(&one.type_.as_str());
-    right.conditions.retain(|one| !is_theirs(&one));
-    right.conditions.extend(there.conditions.iter().filter(is_theirs).cloned());
-    if is_same(&there, &right) {
-        return Ok(());
-    }
-    // With null for what is to go, and only if nobody has written since.
-    let mut fields = json!({"lastPushTime": null, "nextExpiry": null, "synced": null, "certificates": null});
-    if let (Some(fields), Ok(serde_json::Value::Object(known))) =
-        (fields.as_object_mut(), serde_json::to_value(&right))
-    {
-        fields.extend(known);
-    }
-    let resource_version = stored.meta().resource_version.clone();
-    let patch = Patch::Merge(json!({"metadata": {"resourceVersion": resource_version}, "status": fields}));
-    let params = PatchParams { force: false, ..params.clone() };
-    call(WHAT, api.patch_status(name, &params, &patch)).await.map(drop)
 }
 
 impl Report {

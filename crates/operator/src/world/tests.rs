@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use keyvault_sync_api::{KeyVaultCertificateStatus, KeyVaultSyncStatus};
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 
@@ -343,39 +342,6 @@ fn a_claim_wakes_its_owner_of_either_kind_or_who_looks_for_one() {
     let cluster =
         WisherKey { kind: OwnerKind::ClusterKeyVaultSync, namespace: String::new(), name: "all".into() };
     assert_eq!(stage.world.claims_of(&cluster).len(), 1, "only the shared one is left");
-}
-
-#[test]
-fn a_status_that_somebody_else_wrote_wakes_who_writes_it_and_ours_does_not() {
-    let mut stage = Stage::new();
-    let owner = json!({"kind": "ClusterKeyVaultSync", "name": "all", "uid": "all"});
-    stage.claim("one", owner, &["web/x"]);
-    stage.drain();
-    let mut claim = KeyVaultCertificate::clone(&stage.world.claim("one").unwrap());
-    let uid = claim.metadata.uid.clone().unwrap_or_default();
-    for (edition, is_ours) in [(1, true), (2, false), (3, true)] {
-        let status = KeyVaultCertificateStatus { observed_generation: Some(edition), ..Default::default() };
-        if is_ours {
-            stage.world.rounds.says(&uid, StatusDigest::of(&status));
-        }
-        claim.status = Some(status);
-        apply(&mut stage.writers.claims, claim.clone(), |change| stage.world.on_claim(&change));
-        assert_eq!(stage.drain(), set(if is_ours { &["all"][..] } else { &["all", "one"] }), "{edition}");
-        assert_eq!(stage.world.rounds.is_doubted(&uid), !is_ours, "{edition}");
-        stage.world.rounds.compared(&uid);
-    }
-
-    let spec = json!({"vaultRef": {"name": "contoso"}, "selector": {}});
-    let mut wish: ClusterKeyVaultSync = object("ClusterKeyVaultSync", meta("", "all", json!({})), spec);
-    for (synced, is_ours) in [("1/1", true), ("9/9", false), ("2/2", true)] {
-        let status = KeyVaultSyncStatus { synced: Some(synced.into()), ..Default::default() };
-        if is_ours {
-            stage.world.planned.says("all", StatusDigest::of(&status));
-        }
-        wish.status = Some(status);
-        apply(&mut stage.writers.cluster_syncs, wish.clone(), |change| stage.world.on_cluster_sync(&change));
-        assert_eq!(stage.drain(), set(if is_ours { &[][..] } else { &["all"] }), "{synced}");
-    }
 }
 
 #[test]
