@@ -407,7 +407,7 @@ async fn an_edited_claim_is_put_right_and_makes_no_version(scene: Scene) -> anyh
     for name in ["shop", "victim-tls"] {
         scene.untouched(name)?;
     }
-    let strangers = scene.emulator().calls(&host(&other));
+    let strangers = scene.calls_of(&host(&other));
     ensure!(strangers.is_empty(), "{strangers:?}");
     ensure!(imports(&scene.calls()) == 2, "{:?}", writes(&scene.calls()));
     Ok(())
@@ -564,31 +564,26 @@ async fn a_forged_memory_of_a_claim_hides_no_renewal_from_a_comparison(scene: Sc
     scene.holds("web", "web-tls", &first).await?;
     let pushed = scene.versions("web-tls").last().context("no version")?.version.clone();
 
-    // The vault refuses the renewal; somebody writes that it was made, as this version or that, and what it holds.
-    for (round, of_version) in ["0".repeat(32), pushed].into_iter().enumerate() {
-        let fault = Fault::new(Effect::forbidden("ForbiddenByRbac")).operation(Operation::Import);
-        let refusing = scene.fault("web-tls", fault);
-        let renewed = scene.renew("web-tls").await?;
-        scene.row("web", "web-tls", "Forbidden").await?;
-        let meta = scene.secrets().get_metadata("web-tls").await?.metadata;
-        let edition = (meta.uid.context("no uid")?, meta.resource_version.context("no edition")?);
-        let claim = scene.claim("web-tls").await?;
-        scene.emulator().clear_fault(refusing);
-        let content = fingerprint_of(&scene, &renewed).await?;
-        let seen = Some((edition.0.as_str(), edition.1.as_str()));
-        remember(&scene, &claim, (&renewed, &content), &of_version, seen).await?;
-        scene.sync_now("web", &format!("round-{round}")).await?;
-        let wanted = Some(ders(&renewed.tls_crt())?);
-        wait::until("the vault to hold the renewal", || async {
-            let versions = scene.versions("web-tls");
-            let holds = versions.last().is_some_and(|newest| Some(&newest.chain_der) == wanted.as_ref());
-            Ok(if holds { Seen::Done(()) } else { Seen::NotYet(format!("{} versions", versions.len())) })
-        })
-        .await
-        .with_context(|| format!("round {round}"))?;
+    // The vault refuses the renewal; somebody writes that it was made, as a version that the vault has, and what it holds.
+    let fault = Fault::new(Effect::forbidden("ForbiddenByRbac")).operation(Operation::Import);
+    let refusing = scene.fault("web-tls", fault);
+    let renewed = scene.renew("web-tls").await?;
+    scene.row("web", "web-tls", "Forbidden").await?;
+    let meta = scene.secrets().get_metadata("web-tls").await?.metadata;
+    let edition = (meta.uid.context("no uid")?, meta.resource_version.context("no edition")?);
+    let claim = scene.claim("web-tls").await?;
+    scene.emulator().clear_fault(refusing);
+    let content = fingerprint_of(&scene, &renewed).await?;
+    let seen = Some((edition.0.as_str(), edition.1.as_str()));
+    remember(&scene, &claim, (&renewed, &content), &pushed, seen).await?;
+    scene.sync_now("web", "now").await?;
+    let wanted = Some(ders(&renewed.tls_crt())?);
+    wait::until("the vault to hold the renewal", || async {
         let versions = scene.versions("web-tls");
-        ensure!(versions.len() == round + 2, "round {round}: {} versions", versions.len());
-    }
+        let holds = versions.last().is_some_and(|newest| Some(&newest.chain_der) == wanted.as_ref());
+        Ok(if holds { Seen::Done(()) } else { Seen::NotYet(format!("{} versions", versions.len())) })
+    })
+    .await?;
 
     // A deletion that was announced, and one that is still to come: neither is made nor waited for.
     for since in ["2000-01-01T00:00:00Z", "2999-01-01T00:00:00Z"] {
@@ -600,6 +595,6 @@ async fn a_forged_memory_of_a_claim_hides_no_renewal_from_a_comparison(scene: Sc
         scene.holds("web", "web-tls", &renewed).await.context(since)?;
     }
     ensure!(scene.deletions("web-tls").is_empty(), "{:?}", scene.deletions("web-tls"));
-    ensure!(scene.versions("web-tls").len() == 5, "{} versions", scene.versions("web-tls").len());
+    ensure!(scene.versions("web-tls").len() == 4, "{} versions", scene.versions("web-tls").len());
     Ok(())
 }

@@ -395,7 +395,12 @@ impl Scene {
 
     /// The calls of our vault so far, but for those that are about no certificate: what a KeyVault is asked to know how it is.
     pub fn calls(&self) -> Vec<Call> {
-        let mut calls = self.emulator().calls(&self.host());
+        self.calls_of(&self.host())
+    }
+
+    /// The same of another vault.
+    pub fn calls_of(&self, host: &str) -> Vec<Call> {
+        let mut calls = self.emulator().calls(host);
         calls.retain(|call| call.name.as_deref() != Some(CONTACT));
         calls
     }

@@ -275,8 +275,9 @@ fn held(
         .filter(|record| record.version == newest.version)
         .map(|record| &record.fingerprint)
         .filter(holds);
-    let tagged = tagged.filter(holds).filter(|_| newest.thumbprint == wanted.thumbprint);
-    recorded.or(tagged).cloned()
+    let tagged = tagged.filter(holds);
+    // Record and tag are words that others may have written; the leaf is the vault's own.
+    recorded.or(tagged).filter(|_| newest.thumbprint == wanted.thumbprint).cloned()
 }
 
 fn ours(seen: &Observed, wanted: &Wanted, newest: &CertificateFacts, tagged: Option<Fingerprint>) -> Step {
