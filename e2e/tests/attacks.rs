@@ -246,7 +246,8 @@ fn is_plain_path(call: &Call, plain: impl Fn(&str) -> bool) -> bool {
     match parts.as_slice() {
         ["", "certificates"] => true,
         ["", "certificates", name] => plain(name),
-        ["", "certificates", name, rest] => plain(name) && plain(rest),
+        // The newest version is asked for with an empty one.
+        ["", "certificates", name, rest] => plain(name) && (rest.is_empty() || plain(rest)),
         ["", "deletedcertificates", name] => plain(name),
         _ => false,
     }
