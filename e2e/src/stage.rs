@@ -47,8 +47,8 @@ const DELETION_EFFORT: &str = "--deletion-effort=20s";
 /// user in trouble, because nothing of a key may be there either.
 const LOG_FILTER: &str = "debug,keyvault_sync=trace";
 
-/// The name of the role for other ServiceAccounts' tokens.
-const IDENTITIES: &str = "keyvault-sync-identities";
+/// The name of the role for other ServiceAccounts' tokens, and of its binding.
+pub const IDENTITIES: &str = "keyvault-sync-identities";
 
 const NAMESPACE_AND_BINDING: &str = r"
 apiVersion: v1

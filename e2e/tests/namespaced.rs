@@ -1,12 +1,16 @@
 //! An operator of some namespaces, with rights on Secrets there alone: what it serves, and that it leaves the rest of the cluster in peace.
 
 use anyhow::{Context, ensure};
-use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule};
+use keyvault_emulator::{Application, Permissions};
+use keyvault_sync_api::constants::{CLIENT_ID_ANNOTATION, TENANT_ID_ANNOTATION};
 use keyvault_sync_api::rbac::{
     CLUSTER_ROLE, default_namespace_rules, namespaced_cluster_role, namespaced_role, own_namespace_rules,
+    service_account_rules,
 };
 use keyvault_sync_e2e::operator::Operator;
-use keyvault_sync_e2e::stage::OPERATOR;
+use keyvault_sync_e2e::scene::host;
+use keyvault_sync_e2e::stage::{CLIENT, IDENTITIES, OPERATOR, SERVICE_ACCOUNT, TENANT};
 use keyvault_sync_e2e::{Scene, wait};
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
@@ -35,7 +39,10 @@ async fn confine(scene: &Scene, namespaces: &[&str]) -> anyhow::Result<()> {
     let mut role = roles.get(CLUSTER_ROLE).await?;
     role.rules = namespaced_cluster_role().rules;
     roles.replace(CLUSTER_ROLE, &PostParams::default(), &role).await?;
-    let rules = namespaced_role().rules.context("no rules")?;
+    let bindings: Api<ClusterRoleBinding> = Api::all(scene.stage().client().clone());
+    scene.delete(&bindings, IDENTITIES).await?;
+    let mut rules = namespaced_role().rules.context("no rules")?;
+    rules.extend(service_account_rules(&[SERVICE_ACCOUNT]));
     let mut documents = vec![
         bound(OPERATOR, "keyvault-sync-own", &own_namespace_rules()),
         bound("default", "keyvault-sync-events", &default_namespace_rules()),
@@ -88,6 +95,42 @@ async fn an_operator_of_two_namespaces_serves_these_and_touches_nothing_else(
     let renewed = scene.renew("web-a").await?;
     scene.holds("web-a", "web-a", &renewed).await?;
 
+    // A namespace acts as itself, by a ServiceAccount that the operator may ask for there.
+    let client_id = "00000000-0000-4000-8000-000000000001".to_owned();
+    let own = format!("{}-own", scene.name());
+    scene.make_vault(&own);
+    scene.emulator().deny(&host(&own), CLIENT);
+    scene.emulator().allow(&host(&own), &client_id, Permissions::certificates_officer());
+    let federated = vec![scene.stage().federated(scene.name(), SERVICE_ACCOUNT)];
+    let tenant_id = TENANT.to_owned();
+    scene.emulator().add_application(Application {
+        tenant_id,
+        client_id: client_id.clone(),
+        federated,
+        ..Application::default()
+    });
+    let ids = json!({CLIENT_ID_ANNOTATION: client_id, TENANT_ID_ANNOTATION: TENANT});
+    let account = json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"namespace": scene.name(), "name": SERVICE_ACCOUNT, "annotations": ids},
+    });
+    scene.stage().cluster.apply(&account.to_string()).await?;
+    let mut opened = scene.open_to_us();
+    opened["url"] = json!(format!("https://{}", host(&own)));
+    opened["identity"] = json!({"serviceAccount": {"name": SERVICE_ACCOUNT}});
+    scene.key_vault(&own, opened).await?;
+    scene.renew("as-itself").await?;
+    let entries = json!([{"secretName": "as-itself"}]);
+    scene.sync("as-itself", json!({"vaultRef": {"name": own}, "certificates": entries})).await?;
+    scene.synced("as-itself", "1/1").await?;
+
+    // Another namespace that is to be served and is not there, or has no role yet, holds up neither the start nor the others.
+    operator.terminate().await?;
+    let served = format!("{},{},not-there", scene.name(), second.name());
+    let operator = operator_of(&scene, &served).await?;
+    let renewed = scene.renew("web-a").await?;
+    scene.holds("web-a", "web-a", &renewed).await?;
+
     // Grants by label cannot be checked by who sees no labels.
     let mut by_label = vault.clone();
     by_label["grants"] = json!([{"namespaces": {"selector": {"matchLabels": {"a": "b"}}}, "push": ["*"]}]);
@@ -109,9 +152,20 @@ async fn an_operator_of_two_namespaces_serves_these_and_touches_nothing_else(
     ensure!(scene.state("web-c").is_none(), "pushed from a namespace that is not served");
     let sync = elsewhere.syncs().get("web-c").await?;
     ensure!(sync.status.is_none(), "{sync:?}");
-    // And nothing was asked for that its roles do not give.
+    // Who refers to a KeyVault here is told how it is; of the others nothing is said.
+    let unused = format!("{}-unused", scene.name());
+    scene.make_vault(&unused);
+    let mut spec = scene.open_to_us();
+    spec["url"] = json!(format!("https://{}", host(&unused)));
+    scene.key_vault(&unused, spec).await?;
+    let renewed = scene.renew("web-a").await?;
+    scene.holds("web-a", "web-a", &renewed).await?;
+    ensure!(scene.key_vaults().get(&unused).await?.status.is_none(), "a KeyVault that is not used here");
+    ensure!(scene.emulator().calls(&host(&unused)).is_empty());
+    // And nothing was asked for that its roles do not give, but for the namespace that is not there.
     let log = operator.log();
-    let denied: Vec<&str> = log.lines().filter(|line| line.contains("is forbidden: User")).collect();
+    let denied = |line: &&str| line.contains("is forbidden: User") && !line.contains("not-there");
+    let denied: Vec<&str> = log.lines().filter(denied).collect();
     ensure!(denied.is_empty(), "{denied:?}");
     operator.terminate().await.map(drop)
 }

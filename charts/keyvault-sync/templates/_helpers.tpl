@@ -34,6 +34,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* What the identity serviceAccount needs, where it is enabled: generated, with the names of the values. */}}
 {{- define "keyvault-sync.serviceAccountRules" -}}
 {{- if .Values.serviceAccountIdentities.enabled }}
+{{- if has "*" .Values.serviceAccountIdentities.names }}
+{{- fail "serviceAccountIdentities.names: \"*\" is no name; leave the list empty to mean any ServiceAccount" }}
+{{- end }}
 {{- range $rule := .Files.Get "files/service-account-rules.yaml" | fromYamlArray }}
 {{- with $.Values.serviceAccountIdentities.names }}
 {{- $_ := set $rule "resourceNames" . }}

@@ -28,6 +28,8 @@ use crate::world::World;
 const THROTTLE_PAUSE: Duration = Duration::from_secs(3);
 /// A client that nobody has used for so long is made anew when it is needed: longer than a comparison may be away.
 const UNUSED_MAX: Duration = Duration::from_secs(25 * 3600);
+/// Clients of one ServiceAccount or Secret that are kept: of two KeyVaults that give it different ids, say.
+const AKIN_MAX: usize = 3;
 /// Secrets whose data is in memory at a time, whatever the number of vaults.
 const IN_MEMORY: usize = 16;
 
@@ -74,6 +76,7 @@ impl Context {
             self.pace.pause(&vault.host, error.retry_after.unwrap_or(THROTTLE_PAUSE));
         }
         let met = answer.as_ref().map(|_| ()).map_err(|error| error.problem.clone());
+        let retry_after = answer.as_ref().err().and_then(|error| error.retry_after);
         // That an identity may not list, delete or recover may be meant so: what needs it says so, and the vault is well.
         let is_meant = matches!(operation, "list" | "delete" | "recover")
             && met.as_ref().is_err_and(|problem| problem.reason == Reason::Forbidden);
@@ -82,7 +85,7 @@ impl Context {
             && met.as_ref().is_err_and(|problem| {
                 matches!(problem.reason, Reason::AuthenticationFailed | Reason::Forbidden)
             });
-        if !is_meant && !is_namespaces && self.contacts.note(vault, operation, &met) {
+        if !is_meant && !is_namespaces && self.contacts.note(vault, operation, &met, retry_after) {
             self.world.wake.vault(ObjectRef::new(&vault.name));
         }
     }
@@ -121,8 +124,12 @@ impl VaultClients {
             kept.used = used;
             return Ok(Arc::clone(&kept.client));
         }
-        // Every edition of a credential has a client of its own: those of former ones go.
+        // Every edition of a credential, and every id that a ServiceAccount is given, has a client of its own: former ones go.
         clients.retain(|_, kept| used.duration_since(kept.used) < UNUSED_MAX);
+        let mut akin: Vec<_> = clients.iter().filter(|(other, _)| are_akin(other, &key)).collect();
+        akin.sort_by_key(|(_, kept)| std::cmp::Reverse(kept.used));
+        let former: Vec<_> = akin.into_iter().skip(AKIN_MAX).map(|(other, _)| other.clone()).collect();
+        former.iter().for_each(|other| drop(clients.remove(other)));
         let client = Arc::new(VaultClient::new(host.clone(), identity, &self.transport)?);
         clients.insert(key, Kept { client: Arc::clone(&client), used });
         Ok(client)
@@ -137,6 +144,21 @@ impl VaultClients {
         let nobody = Identity::ManagedIdentity { client_id: None };
         VaultClient::new(host.clone(), &nobody, &self.transport)?.reach().await
     }
+}
+
+/// Whether two clients are of one vault, and of one ServiceAccount or one Secret.
+fn are_akin(one: &(VaultHost, Identity), other: &(VaultHost, Identity)) -> bool {
+    let are = match (&one.1, &other.1) {
+        (Identity::ServiceAccount { account: a, .. }, Identity::ServiceAccount { account: b, .. }) => {
+            a.namespace == b.namespace && a.name == b.name
+        }
+        (
+            Identity::ServicePrincipal { secret: a, .. } | Identity::ClientCertificate { secret: a, .. },
+            Identity::ServicePrincipal { secret: b, .. } | Identity::ClientCertificate { secret: b, .. },
+        ) => a.namespace == b.namespace && a.name == b.name,
+        _ => false,
+    };
+    are && one.0 == other.0
 }
 
 /// The object that an Event is about, or its companion.

@@ -63,7 +63,11 @@ pub(crate) fn of(
             Disposition { retry: None, ready: Ready::No, warns: true, is_stalled: !is_waiting(reason) }
         }
         Some(Fault::Blocked) => Disposition {
-            retry: Some(spread(BLOCKED_RETRY, dice)),
+            // A credential that was refused says itself when it is tried again, so that one that is put right is used soon.
+            retry: Some(match retry_after {
+                Some(after) => after.clamp(FIRST_RETRY, BLOCKED_RETRY),
+                None => spread(BLOCKED_RETRY, dice),
+            }),
             ready: Ready::No,
             warns: true,
             is_stalled: true,
@@ -120,6 +124,14 @@ mod tests {
         assert_eq!([1, 2, 3, 4, 9, 10, 99].map(|n| delay(n, None)), [1, 2, 4, 8, 256, 300, 300]);
         assert_eq!(delay(1, seconds(20)), 20);
         assert_eq!(delay(1, seconds(9_999)), 300);
+    }
+
+    #[test]
+    fn what_is_blocked_is_looked_at_in_five_minutes_or_when_it_says() {
+        let delay = |after: Option<u64>| {
+            of(Reason::AuthenticationFailed, 1, 0, after.map(Duration::from_secs), 0).retry.unwrap().as_secs()
+        };
+        assert_eq!([None, Some(0), Some(8), Some(60), Some(3600)].map(delay), [300, 1, 8, 60, 300]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A registered vault: what its KeyVault says, checked; and its Ready condition, from what real calls met and, where there was none,
 //! from one of its own. Who opens it, `identity` says.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,6 +30,8 @@ use crate::world::sync_at;
 
 /// The read of a certificate, among the operations.
 const READ: &str = "get";
+/// A call without a token, among the operations.
+const REACH: &str = "reach";
 /// When a status that could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -100,18 +102,23 @@ fn grant(grant: &GrantSpec) -> Result<Grant, Problem> {
     Grant::new(&grant.namespaces.names, selector, &grant.push, &grant.adopt)
 }
 
-/// How the last call of each operation through each KeyVault went, under which edition of it; a problem here is one of
-/// the whole vault, not of one certificate.
+/// What calls through each KeyVault met, under which edition of it; a problem here is one of the whole vault, not of one certificate.
 #[derive(Debug, Default)]
-pub(crate) struct Contacts(Mutex<HashMap<(String, &'static str), Contact>>);
+pub(crate) struct Contacts(Mutex<HashMap<String, Health>>);
 
 #[derive(Clone, Debug)]
-struct Contact {
+struct Health {
     edition: Edition,
-    met: Result<(), Problem>,
-    /// Failures in a row.
+    /// A call was let in.
+    was_well: bool,
+    /// Why no call comes through, whatever it asks for.
+    closed: Option<Problem>,
+    /// What the identity may not do, by operation.
+    forbidden: BTreeMap<&'static str, Problem>,
+    /// Failures in a row of the reads, and since when.
     failures: u32,
-    /// After a failure: when to call again, if nobody else does.
+    since: Instant,
+    /// When to read again, if nobody else does.
     next: Instant,
 }
 
@@ -142,51 +149,76 @@ impl Edition {
     }
 }
 
+impl Health {
+    fn new(edition: Edition) -> Self {
+        let (since, forbidden) = (Instant::now(), BTreeMap::new());
+        Self { edition, was_well: false, closed: None, forbidden, failures: 0, since, next: since }
+    }
+
+    fn note(&mut self, operation: &'static str, met: &Result<(), Problem>, retry_after: Option<Duration>) {
+        match met {
+            // Without a token a vault shows no more than that it is there.
+            Ok(()) if operation == REACH => {
+                self.was_well = true;
+                self.closed.take_if(|problem| problem.reason == Reason::VaultUnreachable);
+            }
+            Ok(()) => {
+                self.was_well = true;
+                self.closed = None;
+                self.forbidden.remove(operation);
+            }
+            Err(problem) if problem.reason == Reason::Forbidden => {
+                drop(self.forbidden.insert(operation, problem.clone()));
+            }
+            Err(problem) if is_of_the_vault(problem.reason) => self.closed = Some(problem.clone()),
+            Err(_) => {}
+        }
+        if !matches!(operation, READ | REACH) {
+            return;
+        }
+        match met {
+            Ok(()) => self.failures = 0,
+            Err(problem) => {
+                if self.failures == 0 {
+                    self.since = Instant::now();
+                }
+                self.failures = self.failures.saturating_add(1);
+                let retry = disposition::of(problem.reason, self.failures, 0, retry_after, dice()).retry;
+                self.next = Instant::now() + retry.unwrap_or_default().max(RETRY);
+            }
+        }
+    }
+
+    /// A problem, or that all is well; `None`: no call says either.
+    fn says(&self) -> Option<Result<(), Problem>> {
+        let problem = self.closed.as_ref().or_else(|| self.forbidden.values().next());
+        problem.map(|problem| Err(problem.clone())).or_else(|| self.was_well.then_some(Ok(())))
+    }
+}
+
 impl Contacts {
     /// Remembers how a call went. True if that is news: another reason, whichever certificate met it.
-    pub(crate) fn note(&self, vault: &Vault, operation: &'static str, met: &Result<(), Problem>) -> bool {
-        if met.as_ref().is_err_and(|problem| !is_of_the_vault(problem.reason)) {
-            return false;
-        }
-        let reason = |met: &Result<(), Problem>| met.as_ref().err().map(|problem| problem.reason);
+    pub(crate) fn note(
+        &self,
+        vault: &Vault,
+        operation: &'static str,
+        met: &Result<(), Problem>,
+        retry_after: Option<Duration>,
+    ) -> bool {
+        let reason = |health: &Health| health.says().map(|says| says.err().map(|problem| problem.reason));
         let mut contacts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (vault.name.clone(), operation);
-        let before = contacts.get(&key).filter(|before| before.edition == vault.edition);
-        let is_known = before.is_some_and(|before| reason(&before.met) == reason(met));
-        let (failures, pause) = match met {
-            Ok(()) => (0, Duration::ZERO),
-            Err(problem) => {
-                let failures = before.map_or(0, |before| before.failures).saturating_add(1);
-                (failures, disposition::of(problem.reason, failures, 0, None, dice()).retry.unwrap_or(RETRY))
-            }
-        };
-        // A success that is known already leaves nothing to remember.
-        if !is_known || met.is_err() {
-            let next = Instant::now() + pause;
-            contacts
-                .insert(key, Contact { edition: vault.edition.clone(), met: met.clone(), failures, next });
+        let health = contacts.entry(vault.name.clone()).or_insert_with(|| Health::new(vault.edition.clone()));
+        if health.edition != vault.edition {
+            *health = Health::new(vault.edition.clone());
         }
-        !is_known
+        let before = reason(health);
+        health.note(operation, met, retry_after);
+        before != reason(health)
     }
 
-    /// How it goes: a problem of any operation, or that all is well; `None`: there was no call under this edition.
-    fn last(&self, vault: &Vault) -> Option<Result<(), Problem>> {
+    fn of(&self, vault: &Vault) -> Option<Health> {
         let contacts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut met: Vec<_> = contacts
-            .iter()
-            .filter(|((name, _), contact)| *name == vault.name && contact.edition == vault.edition)
-            .map(|((_, operation), contact)| (contact.met.is_ok(), *operation, contact.met.clone()))
-            .collect();
-        met.sort_by_key(|(is_ok, operation, _)| (*is_ok, *operation));
-        met.into_iter().next().map(|(_, _, met)| met)
-    }
-
-    /// Whether reads went well, or when to read again; `None`: there was none under this edition.
-    fn reads(&self, vault: &Vault) -> Option<Result<(), Instant>> {
-        let contacts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let contact =
-            contacts.get(&(vault.name.clone(), READ)).filter(|contact| contact.edition == vault.edition)?;
-        Some(contact.met.as_ref().map(|_| ()).map_err(|_| contact.next))
+        contacts.get(&vault.name).filter(|health| health.edition == vault.edition).cloned()
     }
 }
 
@@ -200,7 +232,7 @@ fn is_of_the_vault(reason: Reason) -> bool {
 /// Brings the status of a KeyVault up to date: from what real calls met, and from a call of its own where there was none under this
 /// edition or reads fail.
 pub(crate) async fn reconcile(key_vault: Arc<KeyVault>, context: Arc<Context>) -> Result<Action, Infallible> {
-    if context.stop.is_cancelled() {
+    if context.stop.is_cancelled() || !context.world.uses(&key_vault.name_any()) {
         return Ok(Action::await_change());
     }
     let resolved = resolve(&key_vault, &context);
@@ -233,39 +265,51 @@ enum Seen {
     Well,
     /// It was not, or what the KeyVault says cannot be.
     Problem(Problem),
+    /// A call failed in a way that passes by itself: told only where nothing else is known.
+    Passing(Problem),
     /// What its status says.
     AsBefore,
 }
 
 /// Looks at what calls met, and calls where that does not tell. When to look again.
 async fn look(key_vault: &KeyVault, vault: &Vault, context: &Context) -> (Seen, Action) {
-    let known = |default: Seen| match context.contacts.last(vault) {
-        Some(Ok(())) => Seen::Well,
-        Some(Err(problem)) => Seen::Problem(problem),
-        None => default,
-    };
-    let next = match context.contacts.reads(vault) {
-        Some(Ok(())) => None,
-        Some(Err(next)) => Some(next),
+    let health = context.contacts.of(vault);
+    let next = match &health {
+        Some(health) if health.failures > 0 || health.closed.is_some() => Some(health.next),
+        Some(health) if health.was_well => None,
         // Well when the operator ran last: time alone is no reason to call.
-        None if was_well(key_vault) => None,
-        None => Some(Instant::now()),
+        _ if was_well(key_vault) => None,
+        _ => Some(Instant::now()),
     };
     match next.map(|next| next.duration_since(Instant::now())) {
-        None => return (known(Seen::AsBefore), Action::await_change()),
-        Some(pause) if !pause.is_zero() => return (known(Seen::AsBefore), Action::requeue(pause)),
+        None => return (seen(health.as_ref(), None), Action::await_change()),
+        Some(pause) if !pause.is_zero() => return (seen(health.as_ref(), None), Action::requeue(pause)),
         Some(_) => {}
     }
     let Some(answer) = contact(vault, context).await else {
-        return (known(Seen::AsBefore), Action::requeue(RETRY));
+        return (seen(health.as_ref(), None), Action::requeue(RETRY));
     };
-    context.met(vault, READ, &answer);
-    match answer {
-        Ok(()) => (known(Seen::Well), Action::await_change()),
-        Err(error) => {
-            let retry = disposition::of(error.problem.reason, 1, 0, error.retry_after, dice()).retry;
-            (known(Seen::Problem(error.problem)), Action::requeue(retry.unwrap_or_default().max(RETRY)))
+    let operation = if matches!(vault.opener, Opener::PerNamespace(_)) { REACH } else { READ };
+    context.met(vault, operation, &answer);
+    let health = context.contacts.of(vault);
+    let pause = health.as_ref().filter(|health| health.failures > 0);
+    let pause = pause.map(|health| health.next.duration_since(Instant::now()).max(RETRY));
+    let next = pause.map_or_else(Action::await_change, Action::requeue);
+    (seen(health.as_ref(), answer.err().map(|error| error.problem)), next)
+}
+
+/// What to say; `failed`: how a call of our own went just now.
+fn seen(health: Option<&Health>, failed: Option<Problem>) -> Seen {
+    match (health.and_then(Health::says), failed) {
+        (Some(Err(problem)), _) => Seen::Problem(problem),
+        (_, Some(problem)) => {
+            // What passes by itself is told when it has lasted.
+            let lasted = health.map_or(0, |health| health.since.elapsed().as_secs());
+            let is_lasting = i64::try_from(lasted).unwrap_or(i64::MAX) >= disposition::PATIENCE_SECS;
+            if is_lasting { Seen::Problem(problem) } else { Seen::Passing(problem) }
         }
+        (Some(Ok(())), None) => Seen::Well,
+        (None, None) => Seen::AsBefore,
     }
 }
 
@@ -303,7 +347,10 @@ fn status(key_vault: &KeyVault, vault: Option<&Vault>, seen: Seen) -> KeyVaultSt
             (if is_certain { Holds::False } else { Holds::Unknown }, problem.reason, problem.message)
         }
         (Seen::Well, Some(vault)) => well(vault),
-        (Seen::AsBefore, _) | (Seen::Well, None) => return status,
+        (Seen::Passing(problem), _) if conditions::find(&status.conditions, READY).is_none() => {
+            (Holds::Unknown, problem.reason, problem.message)
+        }
+        (Seen::AsBefore | Seen::Passing(_), _) | (Seen::Well, None) => return status,
     };
     status.observed_generation = key_vault.metadata.generation;
     let statement = Statement {

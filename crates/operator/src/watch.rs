@@ -96,6 +96,9 @@ pub(crate) async fn run<K>(
             }
             Err(error) => {
                 tracing::warn!(watch = what, error = %describe(&error), "watch failed, it is taken up again");
+                if is_refused(&error) {
+                    kept.refused(part, &mut tell);
+                }
             }
         }
     }
@@ -171,7 +174,11 @@ where
         let is_filled = self.is_filled;
         let Some(shown) = self.parts.get_mut(part) else { return };
         match event {
-            Event::Init => shown.listed.clear(),
+            Event::Init => {
+                shown.listed.clear();
+                // A list that begins anew before the store is filled is not whole yet.
+                shown.is_listed = false;
+            }
             Event::InitApply(object) => drop(shown.listed.insert(key(&object), object)),
             Event::InitDone => {
                 shown.is_listed = true;
@@ -194,6 +201,21 @@ where
                 self.writer.apply_watcher_event(&Event::Delete(object));
                 tell(Change::Gone(gone));
             }
+        }
+    }
+
+    /// One part may not be seen: a namespace that is gone, or whose role is not there yet. The others do not wait for it; what is in it
+    /// counts as not known, and nothing is given up for that.
+    fn refused(&mut self, part: usize, tell: &mut impl FnMut(Change<K>)) {
+        if self.is_filled {
+            return;
+        }
+        if let Some(shown) = self.parts.get_mut(part).filter(|shown| shown.namespace.is_some()) {
+            shown.listed.clear();
+            shown.is_listed = true;
+        }
+        if self.parts.iter().all(|part| part.is_listed) {
+            self.fill(tell);
         }
     }
 
@@ -237,6 +259,15 @@ where
 }
 
 fn is_gone(error: &watcher::Error) -> bool {
+    code(error) == Some(410)
+}
+
+fn is_refused(error: &watcher::Error) -> bool {
+    code(error) == Some(403)
+}
+
+/// The status of the API server's answer, where it gave one.
+fn code(error: &watcher::Error) -> Option<u16> {
     let status = match error {
         watcher::Error::WatchError(status) => Some(status),
         watcher::Error::InitialListFailed(kube::Error::Api(status))
@@ -244,7 +275,7 @@ fn is_gone(error: &watcher::Error) -> bool {
         | watcher::Error::WatchFailed(kube::Error::Api(status)) => Some(status),
         _ => None,
     };
-    status.is_some_and(|status| status.code == 410)
+    status.map(|status| status.code)
 }
 
 /// An error with its causes, in a line.
@@ -343,6 +374,36 @@ mod tests {
         seen.list(1, &[object("b", "z", "4")]);
         seen.told(&["~b/z 4"]);
         seen.shows(&["z"]);
+    }
+
+    #[test]
+    fn a_list_that_begins_anew_before_all_are_listed_is_waited_for() {
+        let mut seen = Told::new(&[Some("a"), Some("b")]);
+        seen.list(0, &[object("a", "x", "1"), object("a", "y", "1")]);
+        seen.see(0, Event::Init);
+        seen.see(0, Event::InitApply(object("a", "x", "1")));
+        seen.list(1, &[]);
+        assert!(!seen.kept.is_filled, "filled with half a list");
+        seen.see(0, Event::InitApply(object("a", "y", "1")));
+        seen.see(0, Event::InitDone);
+        seen.told(&["+a/x 1", "+a/y 1"]);
+        seen.shows(&["x", "y"]);
+    }
+
+    #[test]
+    fn a_namespace_that_may_not_be_seen_holds_up_no_other_and_is_seen_when_it_may() {
+        let mut seen = Told::new(&[Some("a"), Some("b")]);
+        seen.list(0, &[object("a", "x", "1")]);
+        seen.kept.refused(1, &mut |_| {});
+        assert!(seen.kept.is_filled);
+        seen.shows(&["x"]);
+        seen.words.clear();
+        seen.list(1, &[object("b", "z", "1")]);
+        seen.told(&["+b/z 1"]);
+        // Who serves the whole cluster waits for its right to.
+        let mut all = Told::new(&[None]);
+        all.kept.refused(0, &mut |_| {});
+        assert!(!all.kept.is_filled);
     }
 
     #[test]

@@ -274,6 +274,18 @@ impl World {
         self.served.as_ref().is_none_or(|served| served.contains(&wisher.namespace))
     }
 
+    /// Whether a KeyVault concerns this operator: of an operator of some namespaces only those that a resource there refers to, or
+    /// whose claims it works on. The others are somebody else's to look after.
+    pub(crate) fn uses(&self, key_vault: &str) -> bool {
+        self.served.is_none()
+            || self.wishers().any(|wisher| wisher.push().vault_ref.name == key_vault)
+            || self
+                .claims
+                .state()
+                .iter()
+                .any(|claim| claim.spec.key_vault == key_vault && self.serves(&WisherKey::of(claim)))
+    }
+
     /// The metadata of a ServiceAccount whose tokens may be asked for.
     pub(crate) fn service_account(&self, namespace: &str, name: &str) -> Option<Arc<AccountMeta>> {
         let reference = ObjectRef::new(name).within(namespace);
@@ -407,6 +419,10 @@ impl World {
                     }
                 }
                 if before.as_ref().is_none_or(|before| is_other_wish(&of(Arc::clone(before)), &now)) {
+                    if self.is_of_some_namespaces() {
+                        // It may be the first that uses its KeyVault here.
+                        self.wake.vault(ObjectRef::new(&now.push().vault_ref.name));
+                    }
                     self.wake.sync(key);
                 }
             }
