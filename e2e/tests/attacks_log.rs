@@ -1,6 +1,8 @@
 //! What others write into annotations, tags, certificates and vaults, as it comes out again in logs, Events and statuses; and the
 //! finest log there is, in which the search at the end looks for keys and tokens. Each test has an operator of its own.
 
+mod kinds;
+
 use anyhow::{Context, ensure};
 use k8s_openapi::api::events::v1::Event;
 use keyvault_emulator::{Effect, Fault, Operation};
@@ -217,6 +219,8 @@ async fn at_the_finest_level_nothing_secret_is_logged_whatever_happens(scene: Sc
         scene.sync_now("web", &format!("round {round}")).await?;
         scene.holds("web", "web-tls", &renewed).await?;
     }
+    // Whatever identities prove themselves with: secrets, keys, tokens of ServiceAccounts and of the node.
+    kinds::push_by_each_kind(&scene).await?;
     scene.delete(&scene.syncs(), "web").await?;
     for name in ["web-tls", "applied"] {
         scene.soft_deleted(name).await?;

@@ -95,6 +95,8 @@ fn roles() -> anyhow::Result<Vec<Generated>> {
         Generated { path: CHART_RULES.into(), text: yaml(&role.rules)? },
         chart_rules("namespaced-clusterrole-rules", &rbac::namespaced_cluster_role().rules)?,
         chart_rules("namespaced-role-rules", &rbac::namespaced_role().rules)?,
+        // The chart puts its own names in.
+        chart_rules("served-namespaces-rules", &rbac::served_namespaces_rules(&["web"]))?,
         chart_rules("own-namespace-rules", &rbac::own_namespace_rules())?,
         chart_rules("default-namespace-rules", &rbac::default_namespace_rules())?,
         Generated {

@@ -39,7 +39,7 @@ pub fn cluster_role() -> ClusterRole {
 }
 
 /// What an operator that serves listed namespaces alone needs beside `namespaced_role`: the kinds of ours that are in no
-/// namespace. It reads no Secret and no Namespace by it.
+/// namespace. It reads no Secret by it, and Namespaces only by `served_namespaces_rules`.
 pub fn namespaced_cluster_role() -> ClusterRole {
     let mut rules = vec![rule(GROUP, &["keyvaults"], &WATCH), rule(GROUP, &["keyvaults/status"], &["patch"])];
     rules.extend(claims());
@@ -58,6 +58,11 @@ pub fn namespaced_role() -> Role {
             events(),
         ]),
     }
+}
+
+/// What that operator needs beside, over the cluster: whether a namespace of these is gone, and with it what is in it.
+pub fn served_namespaces_rules(names: &[&str]) -> Vec<PolicyRule> {
+    vec![PolicyRule { resource_names: Some(owned(names)), ..rule("", &["namespaces"], &["get"]) }]
 }
 
 /// What that operator needs in its own namespace: the Secrets of identities.
@@ -138,6 +143,7 @@ mod tests {
             ("the cluster's", cluster_role().rules.unwrap_or_default()),
             ("the namespaced operator's", namespaced_cluster_role().rules.unwrap_or_default()),
             ("a namespace's", namespaced_role().rules.unwrap_or_default()),
+            ("served namespaces'", served_namespaces_rules(&["web"])),
             ("the operator's own namespace's", own_namespace_rules()),
             ("namespace default's", default_namespace_rules()),
             ("all ServiceAccounts'", service_account_role(&[]).rules.unwrap_or_default()),

@@ -216,6 +216,15 @@ impl Contacts {
         before != reason(health)
     }
 
+    /// Whether no call comes through, whatever it asks for. The next look calls, however short the last failure is ago.
+    pub(crate) fn is_closed(&self, vault: &Vault) -> bool {
+        let mut contacts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = |health: &&mut Health| health.edition == vault.edition && health.closed.is_some();
+        let Some(health) = contacts.get_mut(&vault.name).filter(closed) else { return false };
+        health.next = Instant::now();
+        true
+    }
+
     fn of(&self, vault: &Vault) -> Option<Health> {
         let contacts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         contacts.get(&vault.name).filter(|health| health.edition == vault.edition).cloned()

@@ -18,6 +18,7 @@ mod selectors;
 mod settings;
 mod sync;
 mod telemetry;
+mod token_file;
 mod wake;
 mod watch;
 mod wisher;
@@ -145,6 +146,12 @@ async fn control(
         // It ends with the operator alone; that is no failure.
         std::future::pending::<()>().await;
         "inventory"
+    });
+    let token_file = token_file::run(Arc::clone(context));
+    tasks.spawn(async move {
+        token_file.await;
+        std::future::pending::<()>().await;
+        "token file"
     });
     for (what, watch) in watches {
         tasks.spawn(async move {

@@ -457,7 +457,7 @@ impl World {
     }
 
     /// Wakes a KeyVault and whoever uses it.
-    fn wake_users(&self, vault: &KeyVault) {
+    pub(crate) fn wake_users(&self, vault: &KeyVault) {
         let name = vault.name_any();
         self.wake.vault(ObjectRef::from_obj(vault));
         for wisher in self.wishers().filter(|wisher| wisher.push().vault_ref.name == name) {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
@@ -95,6 +95,8 @@ struct Remembered {
     failure: TokenFailure,
     pause: Duration,
     until: Instant,
+    /// Of which edition of the token file it was.
+    file: Option<SystemTime>,
 }
 
 impl VaultCredential {
@@ -113,7 +115,9 @@ impl VaultCredential {
         // Held over the exchange: whoever comes meanwhile shares its outcome, also a bad one.
         let mut state = self.state.lock().await;
         let now = Instant::now();
-        if let Some(remembered) = state.failure.as_ref().filter(|remembered| now < remembered.until) {
+        let file = token_file_edition(&self.identity).await;
+        let is_remembered = |remembered: &&Remembered| now < remembered.until && remembered.file == file;
+        if let Some(remembered) = state.failure.as_ref().filter(is_remembered) {
             let retry_after = Some(remembered.until - now);
             return Err(TokenFailure { retry_after, ..remembered.failure.clone() });
         }
@@ -127,8 +131,22 @@ impl VaultCredential {
                 state.failure = None;
                 Ok(token)
             }
-            Err(failure) => Err(state.remember(failure)),
+            Err(failure) => Err(state.remember(failure, file)),
         }
+    }
+}
+
+/// When the file of a federated token was last written: another token may be taken where the one before was refused. Every other
+/// identity is another one when what it proves itself with changes.
+async fn token_file_edition(identity: &Identity) -> Option<SystemTime> {
+    match identity {
+        Identity::WorkloadIdentity { token_file, .. } => {
+            tokio::fs::metadata(token_file).await.and_then(|metadata| metadata.modified()).ok()
+        }
+        Identity::ServiceAccount { .. }
+        | Identity::ServicePrincipal { .. }
+        | Identity::ClientCertificate { .. }
+        | Identity::ManagedIdentity { .. } => None,
     }
 }
 
@@ -150,14 +168,15 @@ impl Issued {
 }
 
 impl State {
-    fn remember(&mut self, mut failure: TokenFailure) -> TokenFailure {
+    fn remember(&mut self, mut failure: TokenFailure, file: Option<SystemTime>) -> TokenFailure {
         let pause = match &self.failure {
             Some(earlier) => (earlier.pause * 2).min(FAILURE_PAUSE_MAX),
             None => FAILURE_PAUSE,
         };
         let wait = failure.retry_after.unwrap_or_default().max(pause).min(RETRY_AFTER_MAX);
         failure.retry_after = Some(wait);
-        self.failure = Some(Remembered { failure: failure.clone(), pause, until: Instant::now() + wait });
+        let until = Instant::now() + wait;
+        self.failure = Some(Remembered { failure: failure.clone(), pause, until, file });
         failure
     }
 }
@@ -340,6 +359,31 @@ mod tests {
             tokio::time::advance(Duration::from_secs(advance)).await;
             client.get_token(&[SCOPE], None).await.unwrap_err();
             assert_eq!(asked.load(Ordering::SeqCst), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_file_that_is_written_anew_is_tried_at_once() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let write = |text: &str, second: u64| {
+            std::fs::write(file.path(), text).unwrap();
+            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + second);
+            file.as_file().set_modified(at).unwrap();
+        };
+        let identity = Identity::WorkloadIdentity {
+            tenant_id: "tenant".into(),
+            client_id: "client".into(),
+            token_file: file.path().to_owned(),
+        };
+        let asked = Arc::new(AtomicU32::new(0));
+        let issuer = FakeIssuer { status: 400, lifetime: 3600, asked: Arc::clone(&asked) };
+        let cache = CredentialCache::default();
+        let make = || source(issuer, Arc::new(NoProofs));
+        let credential = cache.find_or_make(AUTHORITY, Cloud::Public, &identity, make);
+        for (second, expected) in [(0, 1), (0, 1), (1, 2), (1, 2), (2, 3)] {
+            write("any token", second);
+            credential.token(None).await.unwrap_err();
+            assert_eq!(asked.load(Ordering::SeqCst), expected, "second {second}");
         }
     }
 
@@ -540,7 +584,7 @@ mod tests {
             retry_after: retry_after.map(Duration::from_secs),
         };
         let pauses: Vec<_> = [None, None, Some(30), None, None, None, None, Some(3600)]
-            .map(|retry_after| state.remember(failure(retry_after)).retry_after.unwrap().as_secs())
+            .map(|retry_after| state.remember(failure(retry_after), None).retry_after.unwrap().as_secs())
             .into();
         assert_eq!(pauses, [2, 4, 30, 16, 32, 60, 60, 300]);
     }

@@ -55,6 +55,15 @@ async fn is_namespace_going(name: &str, context: &Context) -> bool {
     }
 }
 
+/// Whether a namespace is gone, and everything in it: asked by who may not ask for anything in it any more.
+pub(crate) async fn is_namespace_gone(name: &str, context: &Context) -> bool {
+    let api: Api<Namespace> = Api::all(context.client.clone());
+    match call("the metadata of a namespace", api.get_metadata(name)).await {
+        Ok(_) => false,
+        Err(error) => is_missing(&error, name, "Namespace"),
+    }
+}
+
 fn is_missing(error: &CallError, name: &str, kind: &'static str) -> bool {
     let is_missing = error.says_missing(name);
     if !is_missing {

@@ -17,7 +17,7 @@ use kube::runtime::controller::Action;
 use kube::{CustomResourceExt, ResourceExt};
 
 use super::apply::Failure;
-use super::{resolve, succession};
+use super::{absence, resolve, succession};
 use crate::context::Context;
 use crate::kubernetes::{CallError, call};
 use crate::wisher::{Wisher, WisherKey};
@@ -107,7 +107,11 @@ async fn state(
 ) -> OwnerState {
     match owner(kind, namespace, name, context).await {
         Ok(wisher) => wants(&wisher, claim, context),
-        Err(error) if error.says_missing(name) => {
+        Err(error)
+            if error.says_missing(name)
+                || (is_role_gone(kind, &error, context)
+                    && absence::is_namespace_gone(namespace, context).await) =>
+        {
             if is_kind_to_stay(kind, claim, made, context).await {
                 OwnerState::Gone
             } else {
@@ -119,6 +123,13 @@ async fn state(
             OwnerState::Unclear
         }
     }
+}
+
+/// An operator of some namespaces has its right to ask in each of them, and loses it with the namespace.
+fn is_role_gone(kind: OwnerKind, error: &CallError, context: &Context) -> bool {
+    context.world.is_of_some_namespaces()
+        && kind == OwnerKind::KeyVaultSync
+        && error.status().is_some_and(|status| status.code == 403)
 }
 
 async fn owner(kind: OwnerKind, namespace: &str, name: &str, context: &Context) -> Result<Wisher, CallError> {
