@@ -140,19 +140,8 @@ async fn control(
     readiness: &Readiness,
 ) -> anyhow::Result<()> {
     let mut tasks = tokio::task::JoinSet::new();
-    let inventory = inventory::run(Arc::clone(context));
-    tasks.spawn(async move {
-        inventory.await;
-        // It ends with the operator alone; that is no failure.
-        std::future::pending::<()>().await;
-        "inventory"
-    });
-    let token_file = token_file::run(Arc::clone(context));
-    tasks.spawn(async move {
-        token_file.await;
-        std::future::pending::<()>().await;
-        "token file"
-    });
+    tasks.spawn(lasting("inventory", inventory::run(Arc::clone(context))));
+    tasks.spawn(lasting("token file", token_file::run(Arc::clone(context))));
     for (what, watch) in watches {
         tasks.spawn(async move {
             watch.await;
@@ -195,6 +184,13 @@ async fn control(
         }
         ended = tasks.join_next() => anyhow::bail!("a task that lasts as long as the operator ended: {ended:?}"),
     }
+}
+
+/// A task that ends with the operator alone, which is no failure.
+async fn lasting(what: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    std::future::pending::<()>().await;
+    what
 }
 
 /// One controller over one queue. Each object has one round at a time; how many objects at once is left to the vaults'

@@ -7,7 +7,7 @@ use keyvault_sync_vault::{Identity, Landed, SecretEdition, ServiceAccount, Vault
 use rcgen::{CertificateParams, KeyPair, SignatureAlgorithm};
 
 use crate::failures::check_text;
-use crate::world::{CLIENT, ISSUER, TENANT, VAULT, World, name};
+use crate::world::{CLIENT, ISSUER, TENANT, VAULT, VAULTS, World, name};
 
 const OTHER_CLIENT: &str = "33333333-3333-3333-3333-333333333333";
 const SECRET: &str = "a-client-secret~of.Azure_s";
@@ -92,11 +92,7 @@ async fn every_kind_of_identity_opens_the_vaults_of_each_cloud_with_that_clouds_
     let certificate = pair(&rcgen::PKCS_RSA_SHA256, 2100);
     let of_web = account("web", "keyvault", "uid-1");
     let (secret, tls) = (edition("credentials", 1, Some("clientSecret")), edition("tls", 1, None));
-    for (vault, cloud) in [
-        ("contoso.vault.azure.net", Cloud::Public),
-        ("contoso.vault.azure.cn", Cloud::China),
-        ("contoso.vault.usgovcloudapi.net", Cloud::UsGovernment),
-    ] {
+    for (vault, cloud) in VAULTS {
         let world = World::start().await;
         world.emulator.add_vault(vault, TENANT);
         world.register(

@@ -23,7 +23,7 @@ use keyvault_sync_vault::{Import, Landed, Transport, TransportSettings, VaultCli
 use serde_json::json;
 
 use proofs::Wallet;
-use world::{CLIENT, TENANT, VAULT, World, bundle, chain, host, identity, import, name, tags};
+use world::{CLIENT, TENANT, VAULT, VAULTS, World, bundle, chain, host, identity, import, name, tags};
 
 #[tokio::test]
 async fn an_import_is_read_back_as_it_was_made_under_a_policy_that_never_renews() {
@@ -209,11 +209,7 @@ async fn many_calls_at_once_to_many_vaults_share_one_token_of_the_one_audience()
 
 #[tokio::test]
 async fn each_cloud_has_its_own_authority_and_audience() {
-    for (vault, cloud) in [
-        ("contoso.vault.azure.net", Cloud::Public),
-        ("contoso.vault.azure.cn", Cloud::China),
-        ("contoso.vault.usgovcloudapi.net", Cloud::UsGovernment),
-    ] {
+    for (vault, cloud) in VAULTS {
         let world = World::start().await;
         world.emulator.add_vault(vault, TENANT);
         world.emulator.allow(vault, CLIENT, Permissions::certificates_officer());

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyvault_emulator::{AssignedIdentity, Effect, Fault, Operation, Permissions};
-use keyvault_sync_core::names::Cloud;
 use keyvault_sync_core::reason::Reason;
 use keyvault_sync_vault::{Identity, Landed, Transport, TransportSettings, VaultClient};
 
 use crate::failures::check_text;
 use crate::liar::{Liar, answer};
 use crate::proofs::Wallet;
-use crate::world::{TENANT, VAULT, World, host, name};
+use crate::world::{TENANT, VAULT, VAULTS, World, host, name};
 
 const SYSTEM: &str = "aaaaaaaa-0000-0000-0000-000000000001";
 const USER: &str = "aaaaaaaa-0000-0000-0000-000000000002";
@@ -29,11 +28,7 @@ fn assign(world: &World, vault: &str, client_id: &str, is_system: bool) {
 
 #[tokio::test]
 async fn the_nodes_identities_open_the_vaults_of_each_cloud_and_entra_id_is_not_asked() {
-    for (vault, cloud) in [
-        ("contoso.vault.azure.net", Cloud::Public),
-        ("contoso.vault.azure.cn", Cloud::China),
-        ("contoso.vault.usgovcloudapi.net", Cloud::UsGovernment),
-    ] {
+    for (vault, cloud) in VAULTS {
         let world = World::start().await;
         world.emulator.add_vault(vault, TENANT);
         assign(&world, vault, SYSTEM, true);

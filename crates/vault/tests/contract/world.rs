@@ -21,6 +21,12 @@ use serde_json::json;
 use crate::proofs::Wallet;
 
 pub(crate) const VAULT: &str = "contoso.vault.azure.net";
+/// A vault in each cloud.
+pub(crate) const VAULTS: [(&str, Cloud); 3] = [
+    (VAULT, Cloud::Public),
+    ("contoso.vault.azure.cn", Cloud::China),
+    ("contoso.vault.usgovcloudapi.net", Cloud::UsGovernment),
+];
 pub(crate) const AUTHORITY: &str = "login.microsoftonline.com";
 pub(crate) const TENANT: &str = "11111111-1111-1111-1111-111111111111";
 pub(crate) const CLIENT: &str = "22222222-2222-2222-2222-222222222222";
