@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use keyvault_sync_api::Duration as Span;
 use keyvault_sync_core::names::Cloud;
 use keyvault_sync_core::ownership::ClusterId;
@@ -11,7 +11,30 @@ use keyvault_sync_core::pfx::PfxEncryption;
 
 /// Puts the certificates of Kubernetes Secrets into Azure Key Vault, as KeyVaultSync resources say.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "keyvault-sync", version, about, long_about = None)]
+#[command(name = "keyvault-sync", version, about, long_about = None, args_conflicts_with_subcommands = true)]
+pub(crate) struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// What can be done.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the operator; so does no command at all.
+    Run(Box<Settings>),
+}
+
+impl CommandLine {
+    /// What is to be done.
+    pub(crate) fn chosen(self) -> Command {
+        self.command.unwrap_or_else(|| Command::Run(Box::new(self.settings)))
+    }
+}
+
+/// The operator's settings, each a flag and an environment variable.
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Settings {
     /// Which cluster this is, in the owner tag of every certificate: 1 to 63 of a-z, 0-9 and hyphen
     /// [default: the UID of the namespace kube-system]. Set it to keep the certificates of a cluster that is rebuilt.
@@ -186,7 +209,7 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
-        Settings::command().debug_assert();
+        CommandLine::command().debug_assert();
     }
 
     #[test]
@@ -199,7 +222,7 @@ mod tests {
     #[test]
     fn service_accounts_are_allowed_by_name_or_all_and_none_by_default() {
         let settings =
-            |arguments: &[&str]| Settings::try_parse_from([&["keyvault-sync"], arguments].concat());
+            |arguments: &[&str]| CommandLine::try_parse_from([&["keyvault-sync"], arguments].concat());
         for (arguments, keyvault, other) in [
             (&[][..], false, false),
             (&["--service-accounts=keyvault"], true, false),
@@ -207,7 +230,7 @@ mod tests {
             (&["--service-accounts=*"], true, true),
         ] {
             let settings = settings(arguments).unwrap();
-            let allowed = ["keyvault", "other"].map(|name| settings.allows_service_account(name));
+            let allowed = ["keyvault", "other"].map(|name| settings.settings.allows_service_account(name));
             assert_eq!(allowed, [keyvault, other], "{arguments:?}");
         }
         for bad in [
@@ -223,9 +246,10 @@ mod tests {
     #[test]
     fn who_serves_some_namespaces_has_to_be_told_which_cluster_it_is_in() {
         let settings =
-            |arguments: &[&str]| Settings::try_parse_from([&["keyvault-sync"], arguments].concat());
+            |arguments: &[&str]| CommandLine::try_parse_from([&["keyvault-sync"], arguments].concat());
         assert!(settings(&["--watch-namespaces=web"]).unwrap_err().to_string().contains("--cluster-id"));
-        let served = settings(&["--watch-namespaces=web,shop", "--cluster-id=c1"]).unwrap().watch_namespaces;
+        let served =
+            settings(&["--watch-namespaces=web,shop", "--cluster-id=c1"]).unwrap().settings.watch_namespaces;
         assert_eq!(served, ["web", "shop"]);
         for bad in ["--watch-namespaces=", "--watch-namespaces=*", "--watch-namespaces=Web"] {
             assert!(settings(&[bad, "--cluster-id=c1"]).is_err(), "{bad}");
