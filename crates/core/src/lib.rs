@@ -10,6 +10,7 @@ pub mod grants;
 pub mod inventory;
 pub mod key;
 pub mod labels;
+pub mod lease;
 pub mod names;
 pub mod ownership;
 pub mod pem;

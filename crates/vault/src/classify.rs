@@ -67,6 +67,7 @@ impl Call<'_> {
             NoAnswer::ForeignHost(_) | NoAnswer::NotHttps => {
                 (Reason::InternalError, "nothing was sent; please report this")
             }
+            NoAnswer::Fenced => (Reason::Unavailable, "nothing was sent; whoever leads does it"),
             NoAnswer::Dns(_) => (
                 Reason::VaultUnreachable,
                 "check that the vault exists, the KeyVault's url, and the private DNS zone if it has a private endpoint",
@@ -687,6 +688,7 @@ mod tests {
             (Box::new(refused(408)), Unknown),
             (Box::new(refused(500)), Unknown),
             (Box::new(refused(503)), Unknown),
+            (Box::new(unanswered(NoAnswer::Fenced, true)), No),
             (Box::new(unanswered(NoAnswer::Dns(String::new()), true)), No),
             (Box::new(unanswered(NoAnswer::Connect(String::new()), true)), No),
             (Box::new(unanswered(NoAnswer::Tls(String::new()), true)), No),

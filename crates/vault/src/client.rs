@@ -351,12 +351,14 @@ impl VaultClient {
         progress: &Progress,
         sent: impl Future<Output = azure_core::Result<T>>,
     ) -> Result<T, VaultError> {
-        progress.restart();
-        match tokio::time::timeout(limit, sent).await {
-            Err(_elapsed) => Err(call.timed_out(limit, progress.is_sent())),
-            Ok(Err(error)) => Err(self.failed(call, &error, progress)),
-            Ok(Ok(response)) => Ok(response),
-        }
+        progress.restart(limit);
+        let answer = tokio::select! {
+            // First of all: a process that was suspended meanwhile must not go on with a call whose time is up.
+            biased;
+            () = tokio::time::sleep(limit) => return Err(call.timed_out(limit, progress.is_sent())),
+            answer = sent => answer,
+        };
+        answer.map_err(|error| self.failed(call, &error, progress))
     }
 
     fn failed(&self, call: &Call<'_>, error: &azure_core::Error, progress: &Progress) -> VaultError {

@@ -165,6 +165,7 @@ fn unanswered(error: &NoAnswer, parties: TokenParties<'_>) -> Problem {
         (
             NoAnswer::ForeignHost(_)
             | NoAnswer::NotHttps
+            | NoAnswer::Fenced
             | NoAnswer::Dns(_)
             | NoAnswer::Connect(_)
             | NoAnswer::Tls(_),

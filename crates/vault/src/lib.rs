@@ -12,6 +12,7 @@ mod decode;
 mod error;
 mod exchange;
 mod federated;
+mod fence;
 mod guidance;
 mod identity;
 mod imds;
@@ -22,6 +23,7 @@ mod transport;
 
 pub use client::{Listing, VaultClient};
 pub use error::{Landed, VaultError};
+pub use fence::Fence;
 pub use identity::{Identity, Proofs, SecretEdition, ServiceAccount};
 pub use parameters::Import;
 pub use transport::{Transport, TransportError, TransportSettings};

@@ -23,6 +23,9 @@ pub(crate) enum NoAnswer {
     /// The request was not for an https address; it was not sent.
     #[error("the address is not an https one")]
     NotHttps,
+    /// The right to write had ended, or would have before the write; it was not sent.
+    #[error("this operator may not write now: it does not lead, or not for long enough")]
+    Fenced,
     /// The host's name does not resolve.
     #[error("the name cannot be resolved ({0})")]
     Dns(String),
@@ -49,6 +52,7 @@ impl NoAnswer {
         match self {
             NoAnswer::ForeignHost(_)
             | NoAnswer::NotHttps
+            | NoAnswer::Fenced
             | NoAnswer::Dns(_)
             | NoAnswer::Connect(_)
             | NoAnswer::Tls(_) => true,

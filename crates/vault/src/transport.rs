@@ -4,8 +4,8 @@
 //! Why not the SDK's own client: docs/adr/0003-own-transport.md.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,10 +16,12 @@ use azure_core::http::{AsyncRawResponse, Context, Method, RawResponse, Request, 
 use keyvault_sync_core::names::{Cloud, VaultHost, quote};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use tokio::time::Instant;
 
 use crate::challenge;
 use crate::credential::{CredentialCache, VaultCredential};
 use crate::exchange::Source;
+use crate::fence::Fence;
 use crate::identity::{Identity, Proofs};
 use crate::imds::{self, Imds};
 use crate::network::{self, NoAnswer, Resolver};
@@ -109,15 +111,21 @@ struct Shared {
     authority_host: Option<String>,
     imds: Imds,
     proofs: Arc<dyn Proofs>,
+    fence: Arc<dyn Fence>,
     credentials: CredentialCache,
 }
 
 impl Transport {
-    /// Builds the HTTP clients. Makes no connection. `proofs` is asked for what identities prove themselves with.
+    /// Builds the HTTP clients. Makes no connection. `proofs` is asked for what identities prove themselves with, `fence` whether a
+    /// vault may be written to, right before each request that does.
     ///
     /// # Errors
     /// Settings that cannot work, each named.
-    pub fn new(settings: &TransportSettings, proofs: Arc<dyn Proofs>) -> Result<Self, TransportError> {
+    pub fn new(
+        settings: &TransportSettings,
+        proofs: Arc<dyn Proofs>,
+        fence: Arc<dyn Fence>,
+    ) -> Result<Self, TransportError> {
         if let Some(address) = settings.emulator_address.filter(|address| !address.ip().is_loopback()) {
             return Err(TransportError::EmulatorAddress(address));
         }
@@ -129,6 +137,7 @@ impl Transport {
             client: http_client(settings)?,
             imds,
             proofs,
+            fence,
             allowed_clouds: settings.allowed_clouds.clone(),
             authority_host,
             credentials: CredentialCache::default(),
@@ -142,7 +151,7 @@ impl Transport {
 
     /// The sender for one vault.
     pub(crate) fn to_vault(&self, host: VaultHost) -> azure_core::http::Transport {
-        let sender = VaultSender { client: self.0.client.clone(), host };
+        let sender = VaultSender { client: self.0.client.clone(), host, fence: Arc::clone(&self.0.fence) };
         azure_core::http::Transport::with_policy(Arc::new(sender))
     }
 
@@ -255,17 +264,26 @@ pub(crate) struct Progress(Arc<Steps>);
 
 #[derive(Debug, Default)]
 struct Steps {
+    /// When the call's time is up.
+    until: Mutex<Option<Instant>>,
     is_asked: AtomicBool,
     is_sent: AtomicBool,
     is_answered: AtomicBool,
 }
 
 impl Progress {
-    /// Forgets everything: another request is made under the same context.
-    pub(crate) fn restart(&self) {
+    /// Forgets everything: another request is made under the same context, within this limit.
+    pub(crate) fn restart(&self, limit: Duration) {
+        *self.0.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + limit);
         for step in [&self.0.is_asked, &self.0.is_sent, &self.0.is_answered] {
             step.store(false, Ordering::SeqCst);
         }
+    }
+
+    /// How much of the call's time is left.
+    fn remaining(&self) -> Duration {
+        let until = *self.0.until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.map_or(REQUEST_TIME_LIMIT, |until| until.duration_since(Instant::now()))
     }
 
     /// Whether anything came to the sender; an error that comes nevertheless is the SDK's refusal to send.
@@ -298,6 +316,7 @@ impl Progress {
 struct VaultSender {
     client: reqwest::Client,
     host: VaultHost,
+    fence: Arc<dyn Fence>,
 }
 
 #[async_trait]
@@ -311,9 +330,15 @@ impl Policy for VaultSender {
         let failed = |error: NoAnswer| Error::new(ErrorKind::Io, error);
         network::check_host(request.url(), self.host.as_str()).map_err(failed)?;
         let is_authorised = request.headers().get_optional_str(&headers::AUTHORIZATION).is_some();
+        let is_write = is_authorised && request.method() != Method::Get;
         let progress = context.value::<Progress>();
+        // Reading, waiting for a token and being suspended take time: what was so when the write was decided need not be so now.
+        let remaining = progress.map_or(REQUEST_TIME_LIMIT, Progress::remaining);
+        if is_write && (remaining.is_zero() || !self.fence.lets_write(remaining)) {
+            return Err(failed(NoAnswer::Fenced));
+        }
         if let Some(progress) = progress {
-            progress.note_request(is_authorised && request.method() != Method::Get);
+            progress.note_request(is_write);
         }
         let answer = network::exchange(&self.client, request).await.map_err(failed)?;
         if let Some(progress) = progress {
@@ -366,6 +391,15 @@ mod tests {
     use super::*;
     use crate::identity::tests::NoProofs;
 
+    #[derive(Debug)]
+    struct Open;
+
+    impl Fence for Open {
+        fn lets_write(&self, _longest: Duration) -> bool {
+            true
+        }
+    }
+
     #[test]
     fn an_authority_is_a_host_name_and_nothing_more() {
         for (text, host) in [
@@ -388,7 +422,7 @@ mod tests {
     #[test]
     fn settings_that_cannot_work_are_refused_by_name() {
         let refused = |settings: TransportSettings| {
-            Transport::new(&settings, Arc::new(NoProofs)).err().map(|error| error.to_string())
+            Transport::new(&settings, Arc::new(NoProofs), Arc::new(Open)).err().map(|error| error.to_string())
         };
         let bundle = |pem: &str| TransportSettings { ca_bundle_pem: Some(pem.into()), ..Default::default() };
         let emulator = |address: &str| TransportSettings {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use keyvault_sync_core::reason::Reason;
 use keyvault_sync_vault::{Identity, Landed, Transport, TransportSettings, VaultClient, VaultError};
 
+use crate::gate::Gate;
 use crate::identities::{edition, of_secret};
 use crate::liar::{Heard, Liar, Saying, TOKEN, answer, challenge, unmeasured_answer};
 use crate::proofs::Wallet;
@@ -78,7 +79,7 @@ async fn stage(place: Place, lie: impl Fn(&Heard) -> Option<Saying> + Send + Syn
         imds_endpoint: Some(format!("http://{}", node.address)),
         ..TransportSettings::default()
     };
-    let transport = Transport::new(&settings, Arc::new(wallet)).unwrap();
+    let transport = Transport::new(&settings, Arc::new(wallet), Arc::new(Gate::default())).unwrap();
     let identity = match place {
         Place::Node => Identity::ManagedIdentity { client_id: None },
         Place::Vault | Place::Authority => of_secret(CLIENT, &secret),
@@ -290,7 +291,8 @@ async fn reaching_a_vault_believes_no_answer_but_its_challenge() {
             ca_bundle_pem: Some(azure.ca_pem.clone().into()),
             ..TransportSettings::default()
         };
-        let transport = Transport::new(&settings, Arc::new(Wallet::default())).unwrap();
+        let transport =
+            Transport::new(&settings, Arc::new(Wallet::default()), Arc::new(Gate::default())).unwrap();
         let identity = Identity::ManagedIdentity { client_id: None };
         let client = VaultClient::new(host(VAULT), &identity, &transport).unwrap();
         let error = client.reach().await.unwrap_err();

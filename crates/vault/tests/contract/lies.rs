@@ -7,6 +7,7 @@ use keyvault_sync_core::facts::ListedFacts;
 use keyvault_sync_core::reason::Reason;
 use keyvault_sync_vault::{Landed, Listing, Transport, TransportSettings, VaultClient};
 
+use crate::gate::Gate;
 use crate::liar::{Heard, Liar, Saying, answer, challenge, token};
 use crate::proofs::Wallet;
 use crate::world::{AUTHORITY, CLIENT, TENANT, TokenFile, VAULT, host, identity, import, name, tags};
@@ -31,7 +32,7 @@ async fn stage(trusted: bool, script: impl Fn(&Heard) -> Option<Saying> + Send +
         ca_bundle_pem: trusted.then(|| liar.ca_pem.clone().into()),
         ..TransportSettings::default()
     };
-    let transport = Transport::new(&settings, Arc::new(Wallet::default()));
+    let transport = Transport::new(&settings, Arc::new(Wallet::default()), Arc::new(Gate::default()));
     let client =
         VaultClient::new(host(VAULT), &identity(TENANT, CLIENT, &token_file), &transport.unwrap()).unwrap();
     Stage { liar, client, _token_file: token_file }

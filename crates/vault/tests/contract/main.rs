@@ -4,6 +4,7 @@
 mod adoption;
 mod attacks;
 mod failures;
+mod gate;
 mod identities;
 mod liar;
 mod lies;
@@ -22,6 +23,7 @@ use keyvault_sync_core::reason::Reason;
 use keyvault_sync_vault::{Import, Landed, Transport, TransportSettings, VaultClient};
 use serde_json::json;
 
+use gate::Gate;
 use proofs::Wallet;
 use world::{CLIENT, TENANT, VAULT, VAULTS, World, bundle, chain, host, identity, import, name, tags};
 
@@ -225,7 +227,8 @@ async fn each_cloud_has_its_own_authority_and_audience() {
 async fn a_vault_of_a_cloud_that_is_not_allowed_is_refused_before_any_call() {
     let world = World::start().await;
     let settings = TransportSettings { allowed_clouds: vec![Cloud::China], ..TransportSettings::default() };
-    let transport = Transport::new(&settings, Arc::new(Wallet::default())).unwrap();
+    let transport =
+        Transport::new(&settings, Arc::new(Wallet::default()), Arc::new(Gate::default())).unwrap();
     let identity = identity(TENANT, CLIENT, &world.token_file);
     let error = VaultClient::new(host(VAULT), &identity, &transport).err().unwrap();
     assert_eq!((error.problem.reason, error.landed), (Reason::VaultNotFound, Landed::No));

@@ -9,6 +9,7 @@ use keyvault_sync_core::reason::Reason;
 use keyvault_sync_vault::{Identity, Landed, Transport, TransportSettings, VaultClient};
 
 use crate::failures::check_text;
+use crate::gate::Gate;
 use crate::liar::{Liar, answer};
 use crate::proofs::Wallet;
 use crate::world::{TENANT, VAULT, VAULTS, World, host, name};
@@ -141,7 +142,8 @@ fn client_with(world: &World, endpoint: &str) -> VaultClient {
         imds_endpoint: Some(endpoint.to_owned()),
         ..TransportSettings::default()
     };
-    let transport = Transport::new(&settings, Arc::new(Wallet::default())).unwrap();
+    let transport =
+        Transport::new(&settings, Arc::new(Wallet::default()), Arc::new(Gate::default())).unwrap();
     VaultClient::new(host(VAULT), &managed(None), &transport).unwrap()
 }
 

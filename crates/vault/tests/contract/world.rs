@@ -18,6 +18,7 @@ use keyvault_sync_vault::{Identity, Import, Transport, TransportSettings, VaultC
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SignatureAlgorithm};
 use serde_json::json;
 
+use crate::gate::Gate;
 use crate::proofs::Wallet;
 
 pub(crate) const VAULT: &str = "contoso.vault.azure.net";
@@ -102,6 +103,7 @@ pub(crate) struct World {
     pub(crate) accounts: ServiceAccounts,
     pub(crate) token_file: TokenFile,
     pub(crate) wallet: Wallet,
+    pub(crate) gate: Gate,
     pub(crate) transport: Transport,
     pub(crate) client: VaultClient,
 }
@@ -125,17 +127,17 @@ impl World {
         });
         emulator.allow(VAULT, CLIENT, Permissions::certificates_officer());
         let token_file = TokenFile::new(&accounts.good_token());
-        let wallet = Wallet::default();
+        let (wallet, gate) = (Wallet::default(), Gate::default());
         let settings = TransportSettings {
             emulator_address: Some(emulator.address()),
             ca_bundle_pem: Some(emulator.ca_pem().into()),
             imds_endpoint: Some(emulator.imds_endpoint()),
             ..TransportSettings::default()
         };
-        let transport = Transport::new(&settings, Arc::new(wallet.clone())).unwrap();
+        let transport = Transport::new(&settings, Arc::new(wallet.clone()), Arc::new(gate.clone())).unwrap();
         let client =
             VaultClient::new(host(VAULT), &identity(TENANT, CLIENT, &token_file), &transport).unwrap();
-        Self { emulator, accounts, token_file, wallet, transport, client }
+        Self { emulator, accounts, token_file, wallet, gate, transport, client }
     }
 
     /// Another client over the same transport.
