@@ -50,6 +50,9 @@ const LOG_FILTER: &str = "debug,keyvault_sync=trace";
 /// The name of the role for other ServiceAccounts' tokens, and of its binding.
 pub const IDENTITIES: &str = "keyvault-sync-identities";
 
+/// The pod that the operator runs in.
+const POD: &str = "keyvault-sync-0";
+
 const NAMESPACE_AND_BINDING: &str = r"
 apiVersion: v1
 kind: Namespace
@@ -63,6 +66,12 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: keyvault-sync}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: keyvault-sync}
+subjects: [{kind: ServiceAccount, name: keyvault-sync, namespace: keyvault-sync}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: keyvault-sync-leader, namespace: keyvault-sync}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: keyvault-sync-leader}
 subjects: [{kind: ServiceAccount, name: keyvault-sync, namespace: keyvault-sync}]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
@@ -167,8 +176,7 @@ impl Stage {
         })
     }
 
-    /// Starts an operator of the caller's own and waits until it is ready. There must be no other on this stage: elected
-    /// leaders are not built yet.
+    /// Starts an operator of the caller's own and waits until it is ready: the same pod's, whenever it is started.
     ///
     /// # Errors
     /// It does not become ready; the message has the end of its log.
@@ -182,6 +190,14 @@ impl Stage {
     /// # Errors
     /// As `operator`.
     pub async fn operator_with(&self, more: &[&str]) -> anyhow::Result<Operator> {
+        self.pod(POD, more).await
+    }
+
+    /// The same as another pod, which may run beside the first.
+    ///
+    /// # Errors
+    /// As `operator`.
+    pub async fn pod(&self, pod: &str, more: &[&str]) -> anyhow::Result<Operator> {
         let mut arguments = vec![
             format!("--emulator-address={}", self.emulator.address()),
             format!("--ca-bundle={}", self.ca_bundle.display()),
@@ -197,6 +213,9 @@ impl Stage {
             (self.kubeconfig.display().to_string(), self.federated_token.display().to_string());
         let variables = [
             ("KUBECONFIG", kubeconfig.as_str()),
+            ("POD_NAME", pod),
+            // A container that is started again has its pod's uid: it need not wait for its own lease to end.
+            ("POD_UID", pod),
             ("AZURE_TENANT_ID", TENANT),
             ("AZURE_CLIENT_ID", CLIENT),
             ("AZURE_FEDERATED_TOKEN_FILE", federated_token.as_str()),
@@ -335,6 +354,7 @@ async fn install(cluster: &LocalCluster) -> anyhow::Result<()> {
     let mut documents = vec![
         serde_json::to_string(&keyvault_sync_api::rbac::cluster_role())?,
         serde_json::to_string(&identities_role())?,
+        serde_json::to_string(&keyvault_sync_api::rbac::lease_role(OPERATOR))?,
     ];
     for Policy { policy, binding } in
         [admission::operator_only(), admission::token_requests(OPERATOR, OPERATOR)]

@@ -18,6 +18,7 @@ const COMMAND: &str = "cargo xtask gen";
 /// Helm installs the definitions in a chart's own folder `crds`, and follows no link out of the chart.
 const CRDS_FOLDERS: [&str; 2] = ["crds", "charts/keyvault-sync/crds"];
 const ROLE: &str = "deploy/clusterrole.yaml";
+const LEASE_ROLE: &str = "deploy/role.yaml";
 const SERVICE_ACCOUNT_ROLE: &str = "deploy/service-account-identities/clusterrole.yaml";
 /// The name of the ServiceAccounts that the plain manifests let the operator act as: the chart's default too.
 const SERVICE_ACCOUNT: &str = "keyvault";
@@ -97,6 +98,8 @@ fn roles() -> anyhow::Result<Vec<Generated>> {
         chart_rules("namespaced-role-rules", &rbac::namespaced_role().rules)?,
         // The chart puts its own names in.
         chart_rules("served-namespaces-rules", &rbac::served_namespaces_rules(&["web"]))?,
+        Generated { path: LEASE_ROLE.into(), text: yaml(&rbac::lease_role(OPERATOR))? },
+        chart_rules("lease-rules", &rbac::lease_rules())?,
         chart_rules("own-namespace-rules", &rbac::own_namespace_rules())?,
         chart_rules("default-namespace-rules", &rbac::default_namespace_rules())?,
         Generated {

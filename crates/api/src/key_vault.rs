@@ -110,6 +110,12 @@ pub struct KeyVaultStatus {
     #[schemars(with = "i64")]
     pub observed_generation: Option<i64>,
 
+    /// The installation of keyvault-sync that looks after this KeyVault and writes its status, as
+    /// "<namespace>.<release>". Another takes it over when that one is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub installation: Option<String>,
+
     /// Ready: True when the vault was reached and let the operator in, or (reason PerNamespaceIdentity) when it was
     /// reached and each namespace opens it with an identity of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -17,6 +17,10 @@ pub const OPERATE_RESOURCE: &str = "keyvaultcertificates";
 /// that they need not know how many operators there are and what their ServiceAccounts are called.
 pub const OPERATE: &str = "operate";
 
+/// The name of the role for the operator's Lease.
+pub const LEASE_ROLE: &str = "keyvault-sync-leader";
+const LEASES: &str = "coordination.k8s.io";
+
 /// What a watch needs.
 const WATCH: [&str; 2] = ["list", "watch"];
 /// The same, and single objects.
@@ -34,6 +38,7 @@ pub fn cluster_role() -> ClusterRole {
         rule("", &["secrets", "namespaces"], &READ),
         events(),
         definitions(&["keyvaultsyncs", "clusterkeyvaultsyncs"]),
+        leases_of_others(),
     ]);
     ClusterRole { metadata: named(CLUSTER_ROLE), rules: Some(rules), ..ClusterRole::default() }
 }
@@ -43,7 +48,7 @@ pub fn cluster_role() -> ClusterRole {
 pub fn namespaced_cluster_role() -> ClusterRole {
     let mut rules = vec![rule(GROUP, &["keyvaults"], &WATCH), rule(GROUP, &["keyvaults/status"], &["patch"])];
     rules.extend(claims());
-    rules.push(definitions(&["keyvaultsyncs"]));
+    rules.extend([definitions(&["keyvaultsyncs"]), leases_of_others()]);
     ClusterRole { metadata: named(CLUSTER_ROLE), rules: Some(rules), ..ClusterRole::default() }
 }
 
@@ -65,7 +70,18 @@ pub fn served_namespaces_rules(names: &[&str]) -> Vec<PolicyRule> {
     vec![PolicyRule { resource_names: Some(owned(names)), ..rule("", &["namespaces"], &["get"]) }]
 }
 
-/// What that operator needs in its own namespace: the Secrets of identities.
+/// What every operator needs in its own namespace: the Lease by which it leads, which is of its installation's name.
+pub fn lease_rules() -> Vec<PolicyRule> {
+    vec![rule(LEASES, &["leases"], &["get", "create", "update"])]
+}
+
+/// These rules as a role of their own, for manifests that are put together from files.
+pub fn lease_role(namespace: &str) -> Role {
+    let metadata = ObjectMeta { namespace: Some(namespace.to_owned()), ..named(LEASE_ROLE) };
+    Role { metadata, rules: Some(lease_rules()) }
+}
+
+/// What an operator that serves listed namespaces alone needs in its own namespace beside: the Secrets of identities.
 pub fn own_namespace_rules() -> Vec<PolicyRule> {
     vec![rule("", &["secrets"], &READ)]
 }
@@ -116,6 +132,11 @@ fn definitions(plurals: &[&str]) -> PolicyRule {
     }
 }
 
+/// Whether another installation of the cluster is there: its Lease is in its own namespace, by a name that is not known before.
+fn leases_of_others() -> PolicyRule {
+    rule(LEASES, &["leases"], &["get"])
+}
+
 fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> PolicyRule {
     PolicyRule {
         api_groups: Some(vec![group.to_owned()]),
@@ -145,6 +166,7 @@ mod tests {
             ("a namespace's", namespaced_role().rules.unwrap_or_default()),
             ("served namespaces'", served_namespaces_rules(&["web"])),
             ("the operator's own namespace's", own_namespace_rules()),
+            ("a leader's", lease_rules()),
             ("namespace default's", default_namespace_rules()),
             ("all ServiceAccounts'", service_account_role(&[]).rules.unwrap_or_default()),
             ("named ServiceAccounts'", service_account_rules(&["keyvault"])),

@@ -30,14 +30,108 @@ impl Requirement {
     }
 }
 
+/// Requirements in the words of `kubectl get -l`: `team=web,tier in (a,b),!canary`.
+///
+/// # Errors
+/// A sentence about the part that cannot be read.
+pub fn parse(text: &str) -> Result<Vec<Requirement>, String> {
+    parts(text).map(|part| requirement(part.trim())).collect()
+}
+
+/// Cut at commas, but not within parentheses.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0_i32;
+    text.split(move |c| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        c == ',' && depth == 0
+    })
+}
+
+fn requirement(part: &str) -> Result<Requirement, String> {
+    let unreadable = || {
+        format!(
+            "{part:?} is no requirement on a label: write team=web, team!=web, team in (a,b), team or !team"
+        )
+    };
+    let of = |key: &str, values: &[&str], make: fn(String, Vec<String>) -> Requirement| {
+        let values: Vec<&str> = values.iter().map(|value| value.trim()).collect();
+        let holds =
+            is_word(key.trim(), true) && values.iter().all(|value| is_word(value, false) || value.is_empty());
+        holds
+            .then(|| make(key.trim().to_owned(), values.into_iter().map(str::to_owned).collect()))
+            .ok_or_else(unreadable)
+    };
+    if let Some(head) = part.strip_suffix(')') {
+        let (head, values) = head.split_once('(').ok_or_else(unreadable)?;
+        let (key, word) = head.trim_end().rsplit_once(char::is_whitespace).ok_or_else(unreadable)?;
+        let values: Vec<&str> = values.split(',').collect();
+        return match word {
+            "in" => of(key, &values, Requirement::In),
+            "notin" => of(key, &values, Requirement::NotIn),
+            _ => Err(unreadable()),
+        };
+    }
+    if let Some((key, value)) = part.split_once("!=") {
+        return of(key, &[value], Requirement::NotIn);
+    }
+    if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
+        return of(key, &[value], Requirement::In);
+    }
+    match part.strip_prefix('!') {
+        Some(key) => of(key, &[], |key, _| Requirement::DoesNotExist(key)),
+        None => of(part, &[], |key, _| Requirement::Exists(key)),
+    }
+}
+
+/// Of the letters that a label's key (with a prefix before a slash) or value may have.
+fn is_word(text: &str, is_key: bool) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') || (is_key && c == '/');
+    !text.is_empty() && text.chars().all(plain)
+}
+
 /// Whether these labels meet every requirement.
-pub(crate) fn all_hold(requirements: &[Requirement], labels: &Labels) -> bool {
+pub fn all_hold(requirements: &[Requirement], labels: &Labels) -> bool {
     requirements.iter().all(|one| one.holds(labels))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requirements_are_read_as_kubectl_reads_them() {
+        let own = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>();
+        for (text, expected) in [
+            ("team=web", vec![Requirement::In("team".into(), own(&["web"]))]),
+            ("team==web", vec![Requirement::In("team".into(), own(&["web"]))]),
+            ("a.io/team != web", vec![Requirement::NotIn("a.io/team".into(), own(&["web"]))]),
+            ("team=", vec![Requirement::In("team".into(), own(&[""]))]),
+            ("team in (a, b),tier notin(c),!canary, shard", vec![]),
+            (
+                "team in (a, b),tier notin (c),!canary, shard",
+                vec![
+                    Requirement::In("team".into(), own(&["a", "b"])),
+                    Requirement::NotIn("tier".into(), own(&["c"])),
+                    Requirement::DoesNotExist("canary".into()),
+                    Requirement::Exists("shard".into()),
+                ],
+            ),
+            ("", vec![]),
+            ("a,,b", vec![]),
+            ("team>1", vec![]),
+            ("team in a", vec![]),
+            ("team in (a", vec![]),
+            ("=web", vec![]),
+            ("team=web=x", vec![]),
+        ] {
+            match parse(text) {
+                Ok(found) => assert_eq!(found, expected, "{text}"),
+                Err(error) => {
+                    assert!(expected.is_empty() && error.contains("is no requirement"), "{text}: {error}")
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_requirement_holds_as_in_kubernetes() {

@@ -28,7 +28,6 @@ use tokio::time::Instant;
 use crate::context::Context;
 use crate::pace::{Permit, Turn};
 use crate::sync::{mandate, orphan};
-use crate::wisher::WisherKey;
 use observe::Route;
 use status::Outcome;
 
@@ -50,10 +49,10 @@ pub(crate) async fn reconcile(
     if context.stop.is_cancelled() {
         return Ok(Action::await_change());
     }
-    if !context.world.serves(&WisherKey::of(&claim)) {
+    let claim = context.world.written.newest(claim);
+    if !context.world.works(&claim) {
         return Ok(Action::await_change());
     }
-    let claim = context.world.written.newest(claim);
     if claim.spec.release.is_some() {
         return Ok(release::give_up(claim, &context).await);
     }

@@ -17,7 +17,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::Opener;
+use crate::installation::Others;
 use crate::keyvault::{Contacts, Vault};
+use crate::leader::Leadership;
 use crate::pace::Pace;
 use crate::settings::Settings;
 use crate::telemetry::{Metrics, VaultCallLabels};
@@ -49,6 +51,10 @@ pub(crate) struct Context {
     pub pace: Pace,
     /// Bounds the Secrets in memory.
     pub in_memory: Arc<Semaphore>,
+    /// Whether this process leads.
+    pub lease: Arc<Leadership>,
+    /// What was seen of other installations.
+    pub others: Others,
     /// How the last call through each KeyVault went.
     pub contacts: Contacts,
     /// Metrics.

@@ -17,7 +17,6 @@ use tokio::task::JoinSet;
 use crate::certificate::{now, observe};
 use crate::context::Context;
 use crate::keyvault::{self, Edition, Vault};
-use crate::wisher::WisherKey;
 
 /// How long a change of KeyVaults may go unnoticed here.
 const LOOK_AGAIN_SECS: i64 = 30;
@@ -177,7 +176,7 @@ fn in_step(vault: &Vault, context: &Context) -> HashMap<Option<Identity>, Vec<In
         claim.spec.key_vault == vault.name
             && claim.spec.vault_host == vault.host.as_str()
             && claim.spec.release.is_none()
-            && context.world.serves(&WisherKey::of(claim))
+            && context.world.works(claim)
     };
     let mut found: HashMap<_, Vec<_>> = HashMap::new();
     for claim in context.world.claims.state().into_iter().filter(through) {

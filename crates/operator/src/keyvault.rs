@@ -32,6 +32,8 @@ use crate::world::sync_at;
 const READ: &str = "get";
 /// A call without a token, among the operations.
 const REACH: &str = "reach";
+/// When a KeyVault that another installation looks after is looked at again: it may be gone.
+const KEEPER_RETRY: Duration = Duration::from_secs(30);
 /// When a status that could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -241,30 +243,95 @@ fn is_of_the_vault(reason: Reason) -> bool {
 /// Brings the status of a KeyVault up to date: from what real calls met, and from a call of its own where there was none under this
 /// edition or reads fail.
 pub(crate) async fn reconcile(key_vault: Arc<KeyVault>, context: Arc<Context>) -> Result<Action, Infallible> {
-    if context.stop.is_cancelled() || !context.world.uses(&key_vault.name_any()) {
+    if context.stop.is_cancelled() {
         return Ok(Action::await_change());
     }
+    let is_kept = match keeper(&key_vault, &context).await {
+        Keeper::Us => true,
+        Keeper::Nobody => false,
+        Keeper::Another => return Ok(Action::requeue(KEEPER_RETRY)),
+        Keeper::NotUs => return Ok(Action::await_change()),
+        Keeper::UsNoMore => {
+            let mut status = key_vault.status.clone().unwrap_or_default();
+            status.installation = None;
+            return Ok(write(&key_vault, &status, true, Action::await_change(), &context).await);
+        }
+    };
     let resolved = resolve(&key_vault, &context);
     let (seen, next) = match &resolved {
         Ok(vault) => look(&key_vault, vault, &context).await,
         Err(problem) => (Seen::Problem(problem.clone()), Action::await_change()),
     };
-    let status = status(&key_vault, resolved.as_ref().ok(), seen);
-    if key_vault.status.as_ref() == Some(&status) {
-        return Ok(next);
+    let mut status = status(&key_vault, resolved.as_ref().ok(), seen);
+    status.installation = Some(context.settings.installation.to_string());
+    Ok(write(&key_vault, &status, is_kept, next, &context).await)
+}
+
+/// Writes a status, if it is another one. When to look again.
+async fn write(
+    key_vault: &KeyVault,
+    status: &KeyVaultStatus,
+    is_kept: bool,
+    next: Action,
+    context: &Context,
+) -> Action {
+    if key_vault.status.as_ref() == Some(status) {
+        return next;
+    }
+    // A round that was suspended must not tell what was so before another led.
+    if !context.lease.leads() {
+        return Action::requeue(RETRY);
     }
     let api: Api<KeyVault> = Api::all(context.client.clone());
     let api_version = format!("{GROUP}/{VERSION}");
-    let patch = json!({"apiVersion": api_version, "kind": "KeyVault", "metadata": {"uid": key_vault.uid()}, "status": status});
+    let mut metadata = json!({"uid": key_vault.uid()});
+    if !is_kept {
+        // Of two installations that want to look after it, the API server lets one.
+        metadata["resourceVersion"] = json!(key_vault.resource_version());
+    }
+    let patch =
+        json!({"apiVersion": api_version, "kind": "KeyVault", "metadata": metadata, "status": status});
     let name = key_vault.name_any();
     let params = PatchParams::apply(KEY_VAULT_FIELD_MANAGER).force();
     match call("status of a KeyVault", api.patch_status(&name, &params, &Patch::Apply(&patch))).await {
-        Ok(_) => Ok(next),
-        Err(error) if error.is_race() => Ok(next),
+        Ok(_) => next,
+        Err(error) if error.is_race() && !is_kept => Action::requeue(RETRY),
+        Err(error) if error.is_race() => next,
         Err(error) => {
             tracing::warn!(kind = "KeyVault", name, error = %crate::watch::describe(&error), "status not written");
-            Ok(Action::requeue(RETRY))
+            Action::requeue(RETRY)
         }
+    }
+}
+
+/// Which installation looks after a KeyVault: calls it where nobody else does, and writes its status.
+enum Keeper {
+    /// This one.
+    Us,
+    /// None yet, or one that is gone: this one may.
+    Nobody,
+    /// Another.
+    Another,
+    /// It is of no concern here.
+    NotUs,
+    /// It was this one, and it is of no concern here any more.
+    UsNoMore,
+}
+
+async fn keeper(key_vault: &KeyVault, context: &Context) -> Keeper {
+    let keeper = key_vault.status.as_ref().and_then(|status| status.installation.as_deref());
+    let is_us = keeper == Some(context.settings.installation.as_str());
+    match keeper {
+        _ if !context.world.uses(&key_vault.name_any()) => {
+            if is_us {
+                Keeper::UsNoMore
+            } else {
+                Keeper::NotUs
+            }
+        }
+        Some(_) if is_us => Keeper::Us,
+        Some(keeper) if !context.others.is_gone(keeper, &context.client).await => Keeper::Another,
+        Some(_) | None => Keeper::Nobody,
     }
 }
 

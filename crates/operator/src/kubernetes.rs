@@ -22,10 +22,12 @@ static UNDER_WAY: Semaphore = Semaphore::const_new(64);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
     /// No answer in time.
-    #[error("the API server did not answer within {} s ({what})", CALL_LIMIT.as_secs())]
+    #[error("the API server did not answer within {} s ({what})", limit.as_secs())]
     Timeout {
         /// What was asked.
         what: &'static str,
+        /// How long was waited.
+        limit: Duration,
     },
     /// Another answer than hoped for.
     #[error("the API server could not be asked, or refused ({what})")]
@@ -93,8 +95,21 @@ pub(crate) async fn call<T>(
 ) -> Result<T, CallError> {
     // It is never closed.
     let _place = UNDER_WAY.acquire().await;
-    match tokio::time::timeout(CALL_LIMIT, request).await {
-        Err(_) => Err(CallError::Timeout { what }),
+    call_within(CALL_LIMIT, what, request).await
+}
+
+/// The same within a limit of its own, and without waiting for a place among the calls under way: whether one leads must not wait for
+/// calls that hang.
+///
+/// # Errors
+/// As [`call`].
+pub(crate) async fn call_within<T>(
+    limit: Duration,
+    what: &'static str,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, CallError> {
+    match tokio::time::timeout(limit, request).await {
+        Err(_) => Err(CallError::Timeout { what, limit }),
         Ok(Err(source)) => Err(CallError::Kube { what, source: Box::new(source) }),
         Ok(Ok(answer)) => Ok(answer),
     }

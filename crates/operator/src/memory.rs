@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use keyvault_sync_api::KeyVaultCertificate;
+use keyvault_sync_core::labels::Labels;
 use kube::ResourceExt;
 use tokio::time::Instant;
 
@@ -141,6 +142,30 @@ impl Rounds {
     /// The claim is gone.
     pub(crate) fn forget(&self, uid: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
+/// Claims that were taken over from another installation, and what made them ours: the owner with these labels.
+#[derive(Debug, Default)]
+pub(crate) struct Taken(Mutex<HashMap<String, (String, Labels)>>);
+
+impl Taken {
+    /// Whether a claim (by uid) of this owner (by uid) with these labels may be taken over now. It may once: if it is taken back,
+    /// somebody else selects the same owner, and two who take turns would never end.
+    pub(crate) fn may_take(&self, claim: &str, owner: &str, labels: &Labels) -> bool {
+        let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        !taken.get(claim).is_some_and(|before| before.0 == owner && before.1 == *labels)
+    }
+
+    /// It is being taken over.
+    pub(crate) fn note(&self, claim: &str, owner: &str, labels: &Labels) {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.insert(claim.to_owned(), (owner.to_owned(), labels.clone()));
+    }
+
+    /// The claim is gone.
+    pub(crate) fn forget(&self, claim: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(claim);
     }
 }
 

@@ -9,20 +9,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Namespace;
 use keyvault_sync_core::ownership::ClusterId;
-use keyvault_sync_vault::{Transport, TransportSettings};
+use keyvault_sync_vault::{Fence, Transport, TransportSettings};
 use kube::api::Api;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, VaultClients};
 use crate::health::Readiness;
+use crate::installation::Others;
+use crate::leader::{Campaign, Leadership, Standing};
 use crate::settings::Settings;
 use crate::telemetry::Metrics;
 use crate::wake::{Wake, Woken};
@@ -34,10 +37,12 @@ use crate::{
 
 /// How long the writes in hand may take after SIGTERM: less than the 30 s Kubernetes waits before it kills.
 const GRACE: Duration = Duration::from_secs(25);
+/// When an object is looked at again whose turn came while the lease had run out.
+const NOT_LEADING: Duration = Duration::from_secs(2);
 /// Retries of what the start needs from the API server.
 const START_RETRY: Duration = Duration::from_secs(2);
 /// What /readyz waits for.
-const EXPECTED: [&str; 10] = [
+const EXPECTED: [&str; 9] = [
     "KeyVaultSyncs",
     "ClusterKeyVaultSyncs",
     "KeyVaults",
@@ -47,7 +52,6 @@ const EXPECTED: [&str; 10] = [
     "other Secrets",
     world::ACCOUNTS,
     "API server",
-    "controllers",
 ];
 
 /// Runs the operator until it is told to stop.
@@ -67,12 +71,14 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let transport_settings = transport_settings(&settings)?;
     let client = kubernetes::client().await.context("the Kubernetes API server cannot be reached")?;
     let proofs = Arc::new(proofs::ClusterProofs::new(client.clone()));
-    let transport =
-        Transport::new(&transport_settings, proofs).context("the connection to Azure cannot be set up")?;
+    let lease = Arc::new(Leadership::nobody());
+    let fence = Arc::clone(&lease) as Arc<dyn Fence>;
+    let transport = Transport::new(&transport_settings, proofs, fence)
+        .context("the connection to Azure cannot be set up")?;
     let work = async {
         let Some(cluster) = cluster_id(&client, &settings, &stop).await else { return Ok(()) };
         readiness.done("API server");
-        tracing::info!(cluster = %cluster, installation = settings.installation, "this is the cluster");
+        tracing::info!(cluster = %cluster, installation = %settings.installation, "this is the cluster");
         let (wake, woken) = Wake::new();
         let (world, watches) = World::new(&client, &place(&client, &settings), wake, Arc::clone(&metrics));
         let context = Arc::new(Context {
@@ -81,6 +87,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
             in_memory: Context::memory_bound(),
             pace: pace::Pace::default(),
             contacts: keyvault::Contacts::default(),
+            others: Others::default(),
+            lease,
             stop: stop.clone(),
             client,
             world,
@@ -104,9 +112,7 @@ async fn control(
     woken: Woken,
     readiness: &Readiness,
 ) -> anyhow::Result<()> {
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(lasting("inventory", inventory::run(Arc::clone(context))));
-    tasks.spawn(lasting("token file", token_file::run(Arc::clone(context))));
+    let mut tasks = JoinSet::new();
     for (what, watch) in watches {
         tasks.spawn(async move {
             watch.await;
@@ -117,6 +123,45 @@ async fn control(
         () = context.world.filled(readiness) => {}
         () = context.stop.cancelled() => return Ok(()),
     }
+    tracing::info!("ready");
+    // Who leads knows the cluster already: a standby takes over within seconds.
+    let over = CancellationToken::new();
+    let campaign = campaign(context);
+    let campaign = tokio::spawn({
+        let (context, over) = (Arc::clone(context), over.clone());
+        async move { campaign.run(&context.lease, over).await }
+    });
+    let leads = tokio::select! {
+        leads = context.lease.decided() => leads,
+        () = context.stop.cancelled() => false,
+        ended = tasks.join_next() => anyhow::bail!("a task that lasts as long as the operator ended: {ended:?}"),
+    };
+    let ended = if leads { lead(context, woken, &mut tasks).await } else { Ok(Finished::Everything) };
+    // What is still on its way keeps the lease until it ends by itself.
+    if matches!(ended, Ok(Finished::Everything)) {
+        over.cancel();
+        let _ = campaign.await;
+    }
+    if context.lease.standing() == Standing::Lost {
+        anyhow::bail!("another process leads by now: this one ends, and stands by when it is started again");
+    }
+    ended.map(drop)
+}
+
+/// Whether everything in hand was finished before the end.
+enum Finished {
+    Everything,
+    NotAll,
+}
+
+/// Works as the one that leads, until the stop or until another leads.
+async fn lead(
+    context: &Arc<Context>,
+    woken: Woken,
+    tasks: &mut JoinSet<&'static str>,
+) -> anyhow::Result<Finished> {
+    tasks.spawn(lasting("inventory", inventory::run(Arc::clone(context))));
+    tasks.spawn(lasting("token file", token_file::run(Arc::clone(context))));
     let world = &context.world;
     let controllers = futures::future::join5(
         controller("sync", world.syncs.clone(), woken.syncs, context, sync::reconcile),
@@ -131,21 +176,23 @@ async fn control(
         controller("keyvault", world.vaults.clone(), woken.vaults, context, keyvault::reconcile),
         controller("orphan", world.claims.clone(), woken.orphans, context, sync::orphan::reconcile),
     );
-    readiness.done("controllers");
-    tracing::info!("ready");
+    world.rouse();
     let over = async {
-        context.stop.cancelled().await;
+        tokio::select! {
+            () = context.stop.cancelled() => {}
+            () = context.lease.lost() => context.stop.cancel(),
+        }
         tracing::info!("stopping: finishing what is in hand");
         tokio::time::sleep(GRACE).await;
     };
     tokio::select! {
         _ = controllers => {
             tracing::info!("stopped");
-            Ok(())
+            Ok(Finished::Everything)
         }
         () = over => {
             tracing::warn!("stopped before everything in hand was finished; announced writes are looked for at the next start");
-            Ok(())
+            Ok(Finished::NotAll)
         }
         ended = tasks.join_next() => anyhow::bail!("a task that lasts as long as the operator ended: {ended:?}"),
     }
@@ -165,13 +212,21 @@ fn controller<K, Reconciling>(
     store: Store<K>,
     woken: UnboundedReceiver<ObjectRef<K>>,
     context: &Arc<Context>,
-    reconcile: impl FnMut(Arc<K>, Arc<Context>) -> Reconciling,
+    mut reconcile: impl FnMut(Arc<K>, Arc<Context>) -> Reconciling,
 ) -> impl Future<Output = ()>
 where
     K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     Reconciling: Future<Output = Result<Action, Infallible>> + Send + 'static,
     K::DynamicType: Eq + Hash,
 {
+    // While the lease is not renewed (the API server does not answer, say) and nobody else has taken it, nothing is begun.
+    let reconcile = move |object, context: Arc<Context>| {
+        if context.lease.leads() {
+            reconcile(object, context).left_future()
+        } else {
+            std::future::ready(Ok(Action::requeue(NOT_LEADING))).right_future()
+        }
+    };
     Controller::for_stream(futures::stream::pending(), store)
         .with_config(Config::default().concurrency(0))
         .reconcile_on(tokio_stream::wrappers::UnboundedReceiverStream::new(woken))
@@ -230,7 +285,20 @@ async fn cluster_id(client: &Client, settings: &Settings, stop: &CancellationTok
 fn place(client: &Client, settings: &Settings) -> Place {
     let namespace = settings.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
     let served = (!settings.watch_namespaces.is_empty()).then(|| settings.watch_namespaces.clone());
-    Place { namespace, served, service_accounts: settings.service_accounts.clone() }
+    Place {
+        namespace,
+        served,
+        service_accounts: settings.service_accounts.clone(),
+        selector: Arc::clone(&settings.resource_selector),
+        installation: settings.installation.clone(),
+    }
+}
+
+fn campaign(context: &Context) -> Campaign {
+    let settings = &context.settings;
+    let lasts = Duration::from_secs(settings.lease_duration.as_secs());
+    let pod = (context.instance.as_str(), settings.pod_uid.as_deref());
+    Campaign::new(context.client.clone(), &settings.installation, pod, lasts)
 }
 
 fn transport_settings(settings: &Settings) -> anyhow::Result<TransportSettings> {

@@ -5,9 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use keyvault_sync_api::Duration as Span;
+use keyvault_sync_core::labels::{self, Requirement};
+use keyvault_sync_core::lease::LASTS_MAX;
 use keyvault_sync_core::names::Cloud;
 use keyvault_sync_core::ownership::ClusterId;
 use keyvault_sync_core::pfx::PfxEncryption;
+
+use crate::installation::Installation;
 
 /// Puts the certificates of Kubernetes Secrets into Azure Key Vault, as KeyVaultSync resources say.
 #[derive(Clone, Debug, Parser)]
@@ -41,9 +45,24 @@ pub(crate) struct Settings {
     #[arg(long, env = "KEYVAULT_SYNC_CLUSTER_ID", value_parser = ClusterId::parse)]
     pub cluster_id: Option<ClusterId>,
 
-    /// Which installation this is: the operator's namespace, a dot, the release. Claims are labelled with it.
-    #[arg(long, env = "KEYVAULT_SYNC_INSTALLATION", default_value = "keyvault-sync.keyvault-sync", value_parser = label_value)]
-    pub installation: String,
+    /// Which installation this is: the operator's namespace, a dot, the release. Its claims are labelled with it, and its replicas share
+    /// the Lease of that namespace and name.
+    #[arg(long, env = "KEYVAULT_SYNC_INSTALLATION", default_value = "keyvault-sync.keyvault-sync")]
+    pub installation: Installation,
+
+    /// Serve the KeyVaultSyncs and ClusterKeyVaultSyncs with these labels alone, as kubectl get -l has them: team=web,!canary. For
+    /// several installations in one cluster, which must not select the same resources [default: all].
+    #[arg(long, env = "KEYVAULT_SYNC_RESOURCE_SELECTOR", default_value = "", hide_default_value = true, value_parser = selector)]
+    pub resource_selector: Selector,
+
+    /// How long the lease of the replica that leads lasts, 20s to 5m; it is renewed six times in that time. When the leader dies without a
+    /// word, another leads after this.
+    #[arg(long, env = "KEYVAULT_SYNC_LEASE_DURATION", default_value = "30s", value_parser = lease_duration)]
+    pub lease_duration: Span,
+
+    /// Uid of the operator's pod: a container that is started again leads at once if the one before did.
+    #[arg(long, env = "POD_UID")]
+    pub pod_uid: Option<String>,
 
     /// Clouds whose vaults may be used; each fixes the DNS suffix, the authority and the token audience.
     #[arg(
@@ -193,13 +212,20 @@ fn account_name(text: &str) -> Result<String, String> {
     Err(format!("{text:?} is not the name of a ServiceAccount, nor *"))
 }
 
-fn label_value(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    if text.len() <= 63 && text.chars().all(plain) && ends(text.chars().next()) && ends(text.chars().last()) {
-        return Ok(text.to_owned());
+/// What the labels of a resource must meet.
+pub(crate) type Selector = std::sync::Arc<Vec<Requirement>>;
+
+fn selector(text: &str) -> Result<Selector, String> {
+    if text.is_empty() { Ok(Selector::default()) } else { labels::parse(text).map(Selector::new) }
+}
+
+/// A vault write takes ten seconds at most, and its announcement three: a lease has to last for more than both.
+fn lease_duration(text: &str) -> Result<Span, String> {
+    let length = text.parse::<Span>().map_err(|error| error.to_string())?;
+    if (20..=LASTS_MAX.as_secs()).contains(&length.as_secs()) {
+        return Ok(length);
     }
-    Err(format!("{text:?} cannot be a label value: at most 63 letters, digits, '-', '_', '.'"))
+    Err(format!("{text} is not between 20s and 5m"))
 }
 
 #[cfg(test)]
@@ -257,10 +283,9 @@ mod tests {
     }
 
     #[test]
-    fn an_installation_fits_a_label() {
-        assert!(label_value("operators.keyvault-sync").is_ok());
-        for bad in ["", "-a", "a/b", &"a".repeat(64)] {
-            assert!(label_value(bad).is_err(), "{bad}");
+    fn a_lease_outlasts_a_write() {
+        for (text, is_taken) in [("20s", true), ("5m", true), ("19s", false), ("6m", false), ("x", false)] {
+            assert_eq!(lease_duration(text).is_ok(), is_taken, "{text}");
         }
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod mandate;
 pub(crate) mod observe;
 pub(crate) mod orphan;
 pub(crate) mod resolve;
+mod share;
 pub(crate) mod status;
 pub(crate) mod succession;
 
@@ -49,6 +50,13 @@ async fn round(wisher: &Wisher, context: &Context) -> Action {
     }
     let begun = Instant::now();
     let wish = resolve::wish(wisher, context);
+    if !context.world.selects(wisher) {
+        // Another installation's to carry out. What it wants is known all the same: a name that is given up here may be its.
+        context.world.note_wants(&wisher.key(), wish.wanted_names());
+        planned.note(wisher.uid());
+        planned.took(wisher.uid(), begun.elapsed());
+        return Action::await_change();
+    }
     let held = observe::held(wisher, &wish, context);
     let plan = claims::plan(&wish.owner, &wish.rows, &held, &wish.terms(wisher), |spec| {
         resolve::settled(wisher, &wish.owner, spec)

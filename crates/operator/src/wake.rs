@@ -1,6 +1,9 @@
 //! Who is woken: one queue a controller. A controller's runtime takes from it and works on each object once at a time.
 //! Who is woken by which change is left to `world`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use keyvault_sync_api::{ClusterKeyVaultSync, KeyVault, KeyVaultCertificate, KeyVaultSync};
 use keyvault_sync_core::ownership::OwnerKind;
 use kube::runtime::reflector::ObjectRef;
@@ -11,6 +14,8 @@ use crate::wisher::WisherKey;
 /// The ends that are written to.
 #[derive(Clone, Debug)]
 pub(crate) struct Wake {
+    /// Who stands by works on nothing: it wakes nobody, and everybody when it leads.
+    is_roused: Arc<AtomicBool>,
     syncs: UnboundedSender<ObjectRef<KeyVaultSync>>,
     cluster_syncs: UnboundedSender<ObjectRef<ClusterKeyVaultSync>>,
     claims: UnboundedSender<ObjectRef<KeyVaultCertificate>>,
@@ -48,35 +53,45 @@ impl Wake {
             vaults: woken_vaults,
             orphans: woken_orphans,
         };
-        (Wake { syncs, cluster_syncs, claims, vaults, orphans }, woken)
+        (Wake { is_roused: Arc::default(), syncs, cluster_syncs, claims, vaults, orphans }, woken)
     }
 
-    // A queue is closed only while the operator ends: then nobody needs to be woken.
+    /// From now on those who are woken work.
+    pub(crate) fn rouse(&self) {
+        self.is_roused.store(true, Ordering::SeqCst);
+    }
+
+    fn send<T>(&self, queue: &UnboundedSender<T>, object: T) {
+        if self.is_roused.load(Ordering::SeqCst) {
+            // A queue is closed only while the operator ends: then nobody needs to be woken.
+            let _ = queue.send(object);
+        }
+    }
 
     /// Plans this resource again.
     pub(crate) fn sync(&self, wisher: WisherKey) {
         match wisher.kind {
             OwnerKind::KeyVaultSync => {
-                let _ = self.syncs.send(ObjectRef::new(&wisher.name).within(&wisher.namespace));
+                self.send(&self.syncs, ObjectRef::new(&wisher.name).within(&wisher.namespace));
             }
             OwnerKind::ClusterKeyVaultSync => {
-                let _ = self.cluster_syncs.send(ObjectRef::new(&wisher.name));
+                self.send(&self.cluster_syncs, ObjectRef::new(&wisher.name));
             }
         }
     }
 
     /// Looks at this claim again.
     pub(crate) fn claim(&self, object: ObjectRef<KeyVaultCertificate>) {
-        let _ = self.claims.send(object);
+        self.send(&self.claims, object);
     }
 
     /// Looks at this KeyVault again.
     pub(crate) fn vault(&self, object: ObjectRef<KeyVault>) {
-        let _ = self.vaults.send(object);
+        self.send(&self.vaults, object);
     }
 
     /// Looks for the owner of this claim.
     pub(crate) fn orphan(&self, object: ObjectRef<KeyVaultCertificate>) {
-        let _ = self.orphans.send(object);
+        self.send(&self.orphans, object);
     }
 }

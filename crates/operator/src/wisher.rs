@@ -1,6 +1,7 @@
 //! The two kinds of resource that wish for certificates, as one: what the sync controller needs of either.
 //! What the wish comes to is left to `sync::resolve`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -90,6 +91,11 @@ impl Wisher {
             name: self.name().to_owned(),
             uid: self.uid().to_owned(),
         }
+    }
+
+    /// Its labels, by which an installation may select it.
+    pub(crate) fn labels(&self) -> Option<&BTreeMap<String, String>> {
+        self.meta().labels.as_ref()
     }
 
     /// The edition of its specification.

@@ -9,8 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
-use keyvault_sync_api::constants::{CLIENT_ID_ANNOTATION, SYNC_AT_ANNOTATION, TENANT_ID_ANNOTATION};
+use keyvault_sync_api::constants::{
+    CLIENT_ID_ANNOTATION, INSTALLATION_LABEL, SYNC_AT_ANNOTATION, TENANT_ID_ANNOTATION,
+};
 use keyvault_sync_api::{ClusterKeyVaultSync, KeyVault, KeyVaultCertificate, KeyVaultSync, PushSettings};
+use keyvault_sync_core::labels::{self, Labels};
 use keyvault_sync_core::ownership::OwnerKind;
 use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
@@ -20,7 +23,9 @@ use serde::de::DeserializeOwned;
 
 use crate::health::Readiness;
 use crate::identity;
-use crate::memory::{Planned, Rounds, Written};
+use crate::installation::Installation;
+use crate::memory::{Planned, Rounds, Taken, Written};
+use crate::settings::Selector;
 use crate::telemetry::Metrics;
 use crate::wake::Wake;
 use crate::watch::{self, Change, Scope};
@@ -91,6 +96,10 @@ pub(crate) struct World {
     own_namespace: String,
     /// The namespaces it serves, if it does not serve all.
     served: Option<Vec<String>>,
+    /// The labels of the resources it serves.
+    selector: Selector,
+    /// Which installation it is.
+    installation: Installation,
     /// Wakes the controllers.
     pub wake: Wake,
     /// Claims as we wrote them last, until the watch shows them.
@@ -99,6 +108,8 @@ pub(crate) struct World {
     pub(crate) rounds: Rounds,
     /// Resources planned since the start.
     pub(crate) planned: Planned,
+    /// Claims taken over from other installations.
+    pub(crate) taken: Taken,
     metrics: Arc<Metrics>,
     index: Mutex<Index>,
     is_filled: AtomicBool,
@@ -118,7 +129,7 @@ struct Writers {
 }
 
 /// Where in the cluster this operator is, and what it may look at there.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Place {
     /// The operator's own namespace.
     pub namespace: String,
@@ -126,6 +137,10 @@ pub(crate) struct Place {
     pub served: Option<Vec<String>>,
     /// ServiceAccounts whose tokens may be asked for, by name; `*`: any.
     pub service_accounts: Vec<String>,
+    /// The labels of the resources it serves.
+    pub selector: Selector,
+    /// Which installation it is.
+    pub installation: Installation,
 }
 
 /// The watches that keep a [`World`] up to date; each runs until it is dropped.
@@ -216,10 +231,13 @@ impl World {
                 .collect(),
             own_namespace: place.namespace.clone(),
             served: place.served.clone(),
+            selector: Arc::clone(&place.selector),
+            installation: place.installation.clone(),
             wake,
             written: Written::default(),
             rounds: Rounds::default(),
             planned: Planned::default(),
+            taken: Taken::default(),
             metrics,
             index: Mutex::default(),
             is_filled: AtomicBool::new(false),
@@ -269,9 +287,45 @@ impl World {
         self.served.is_some()
     }
 
-    /// Whether resources of this namespace, or without one, are this operator's.
+    /// Whether this operator can see resources of this namespace, or without one.
     pub(crate) fn serves(&self, wisher: &WisherKey) -> bool {
         self.served.as_ref().is_none_or(|served| served.contains(&wisher.namespace))
+    }
+
+    /// Whether a resource is this installation's to serve. Others are seen all the same: names are the whole cluster's.
+    pub(crate) fn selects(&self, wisher: &Wisher) -> bool {
+        let none = Labels::new();
+        self.serves(&wisher.key()) && labels::all_hold(&self.selector, wisher.labels().unwrap_or(&none))
+    }
+
+    /// Whether a claim is labelled as this installation's. It is, before anybody works on it.
+    pub(crate) fn is_ours(&self, claim: &KeyVaultCertificate) -> bool {
+        installation_of(claim) == Some(self.installation.as_str())
+    }
+
+    /// Whether this installation works on a claim: it is labelled so, and nobody else selects its owner.
+    pub(crate) fn works(&self, claim: &KeyVaultCertificate) -> bool {
+        let key = WisherKey::of(claim);
+        self.is_ours(claim)
+            && self.serves(&key)
+            && self
+                .wisher(&key)
+                .is_none_or(|wisher| wisher.uid() != claim.spec.owner.uid || self.selects(&wisher))
+    }
+
+    /// Begins to work: everything there is is looked at once.
+    pub(crate) fn rouse(&self) {
+        self.wake.rouse();
+        for vault in self.vaults.state() {
+            self.wake.vault(ObjectRef::from_obj(vault.as_ref()));
+        }
+        self.wishers().for_each(|wisher| self.wake.sync(wisher.key()));
+        for claim in self.claims.state() {
+            self.wake.claim(ObjectRef::from_obj(claim.as_ref()));
+            if self.serves(&WisherKey::of(&claim)) && !self.has_owner(&claim) {
+                self.wake.orphan(ObjectRef::from_obj(claim.as_ref()));
+            }
+        }
     }
 
     /// Whether a KeyVault concerns this operator: of an operator of some namespaces only those that a resource there refers to, or
@@ -420,8 +474,11 @@ impl World {
                 }
                 if before.as_ref().is_none_or(|before| is_other_wish(&of(Arc::clone(before)), &now)) {
                     if self.is_of_some_namespaces() {
-                        // It may be the first that uses its KeyVault here.
+                        // It may be the first that uses its KeyVault here, and was perhaps the last that used another.
                         self.wake.vault(ObjectRef::new(&now.push().vault_ref.name));
+                        if let Some(before) = before {
+                            self.wake.vault(ObjectRef::new(&of(Arc::clone(before)).push().vault_ref.name));
+                        }
                     }
                     self.wake.sync(key);
                 }
@@ -429,6 +486,9 @@ impl World {
             Change::Gone(gone) => {
                 let gone = of(Arc::clone(gone));
                 let key = gone.key();
+                if self.is_of_some_namespaces() {
+                    self.wake.vault(ObjectRef::new(&gone.push().vault_ref.name));
+                }
                 self.planned.forget(gone.uid());
                 self.note_wants(&key, HashSet::new());
                 {
@@ -474,14 +534,17 @@ impl World {
                 self.enter(before.as_deref(), Some(now));
                 let reference = ObjectRef::from_obj(now.as_ref());
                 if before.as_ref().is_none_or(|before| {
-                    before.metadata.generation != now.metadata.generation || before.uid() != now.uid()
+                    before.metadata.generation != now.metadata.generation
+                        || before.uid() != now.uid()
+                        || installation_of(before) != installation_of(now)
                 }) {
                     self.wake.claim(reference.clone());
                 }
-                if before
-                    .as_ref()
-                    .is_none_or(|before| before.status != now.status || before.spec.owner != now.spec.owner)
-                {
+                if before.as_ref().is_none_or(|before| {
+                    before.status != now.status
+                        || before.spec.owner != now.spec.owner
+                        || installation_of(before) != installation_of(now)
+                }) {
                     self.wake.sync(WisherKey::of(now));
                 }
                 if let Some(before) = before.as_ref().filter(|before| before.spec.owner != now.spec.owner) {
@@ -503,6 +566,7 @@ impl World {
                 }
                 self.written.forget(&claim.name_any());
                 self.rounds.forget(&claim.uid().unwrap_or_default());
+                self.taken.forget(&claim.uid().unwrap_or_default());
                 self.wake.sync(WisherKey::of(claim));
                 for loser in self.index().losers.remove(&claim.name_any()).into_iter().flatten() {
                     self.wake.sync(loser);
@@ -687,7 +751,15 @@ fn remove<K: Eq + Hash, V: Eq + Hash>(map: &mut HashMap<K, HashSet<V>>, key: &K,
 }
 
 fn is_other_wish(before: &Wisher, now: &Wisher) -> bool {
-    before.generation() != now.generation() || before.uid() != now.uid() || before.sync_at() != now.sync_at()
+    before.generation() != now.generation()
+        || before.uid() != now.uid()
+        || before.sync_at() != now.sync_at()
+        || before.labels() != now.labels()
+}
+
+/// The installation that a claim is labelled with.
+pub(crate) fn installation_of(claim: &KeyVaultCertificate) -> Option<&str> {
+    claim.labels().get(INSTALLATION_LABEL).map(String::as_str)
 }
 
 fn is_other_vault(before: &KeyVault, now: &KeyVault) -> bool {

@@ -11,7 +11,7 @@ use keyvault_sync_core::facts::CertificateFacts;
 use keyvault_sync_core::key::KeyType;
 use keyvault_sync_core::names::CertificateName;
 use keyvault_sync_core::pfx::{self, Pfx, PfxRandomness};
-use keyvault_sync_core::push::{ANNOUNCE_TIME_LIMIT_SECS, Act, Look, Record, Write};
+use keyvault_sync_core::push::{ANNOUNCE_TIME_LIMIT_SECS, Act, Look, Record, WRITE_TIME_LIMIT_SECS, Write};
 use keyvault_sync_core::reason::{Problem, Reason};
 use keyvault_sync_core::{chain::CertificateChain, ownership::Tags};
 use keyvault_sync_vault::{Import, Landed, VaultClient, VaultError};
@@ -31,6 +31,15 @@ use crate::watch::describe;
 /// See [`ANNOUNCE_TIME_LIMIT_SECS`].
 pub(super) const ANNOUNCE_TIME_LIMIT: Duration = Duration::from_secs(ANNOUNCE_TIME_LIMIT_SECS.unsigned_abs());
 
+/// When a write is decided anew that the lease would not outlive.
+const LEASE_RETRY: Duration = Duration::from_secs(1);
+
+/// Whether the lease outlives a write, announcement and all, that begins now. Nothing is announced that is not begun.
+pub(super) fn may_begin(context: &Context) -> bool {
+    let write = Duration::from_secs(WRITE_TIME_LIMIT_SECS.unsigned_abs());
+    context.lease.outlives(ANNOUNCE_TIME_LIMIT + write)
+}
+
 /// Carries out one write and ends the round.
 pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
     let Ok(route) = round.route.clone() else {
@@ -47,6 +56,9 @@ pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
     };
     if round.context.stop.is_cancelled() {
         return Action::await_change();
+    }
+    if !may_begin(round.context) {
+        return Action::requeue(LEASE_RETRY);
     }
     // Much may have happened while the Secret and the vault were read: the right to write is looked at again.
     match observe::route(&round.claim, round.context) {

@@ -18,7 +18,7 @@ use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 
-use super::apply::{announce, delete, replace_status};
+use super::apply::{announce, delete, may_begin, replace_status};
 use super::observe::{self, Route};
 use super::{RACE_RETRY, ask, dice, now, status, wait_until};
 use crate::context::{Context, reference};
@@ -179,6 +179,9 @@ async fn remove_from_vault(
     let Ok(route) = way else { return Action::requeue(RACE_RETRY) };
     if context.stop.is_cancelled() {
         return Action::await_change();
+    }
+    if !may_begin(context) {
+        return Action::requeue(PLAN_RETRY);
     }
     if let Err(instead) = is_last_word(&claim, context, route).await {
         return instead;

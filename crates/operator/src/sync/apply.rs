@@ -14,7 +14,7 @@ use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 
 use super::resolve::written;
-use super::{absence, succession};
+use super::{absence, share, succession};
 use crate::context::Context;
 use crate::kubernetes::{CallError, call};
 use crate::wisher::{Wisher, WisherKey};
@@ -48,10 +48,16 @@ pub(crate) async fn acts(
     let mut raced = BTreeSet::new();
     let mut is_unconfirmed = false;
     let mut lost = plan.lost;
-    let mut ends = futures::stream::iter(plan.acts)
+    let share = share::of(wisher, held, plan.acts, context);
+    let takeovers = futures::stream::iter(share.taken)
+        .map(|(name, holder)| share::take(name, holder, context))
+        .buffer_unordered(AT_A_TIME);
+    let mut ends: Vec<_> = takeovers.collect().await;
+    let acts = futures::stream::iter(share.acts)
         .map(|act| carry_out(act, wisher, held, context))
         .buffer_unordered(AT_A_TIME);
-    while let Some((name, end)) = ends.next().await {
+    ends.extend(acts.collect::<Vec<_>>().await);
+    for (name, end) in ends {
         match end {
             Ok(()) => {}
             Err(Failure::Race) => {
@@ -139,7 +145,7 @@ async fn create(
 ) -> Result<(), Failure> {
     let api: Api<KeyVaultCertificate> = Api::all(context.client.clone());
     let mut claim = KeyVaultCertificate::new(name.as_str(), spec);
-    claim.labels_mut().insert(INSTALLATION_LABEL.into(), context.settings.installation.clone());
+    claim.labels_mut().insert(INSTALLATION_LABEL.into(), context.settings.installation.to_string());
     let params = PostParams { field_manager: Some(SYNC_FIELD_MANAGER.into()), ..PostParams::default() };
     match call("a new claim", api.create(&params, &claim)).await {
         Ok(_) => Ok(()),
@@ -177,7 +183,7 @@ pub(crate) async fn change(
     }
     let mut claim = KeyVaultCertificate::clone(&before);
     edit(&mut claim);
-    claim.labels_mut().insert(INSTALLATION_LABEL.into(), context.settings.installation.clone());
+    claim.labels_mut().insert(INSTALLATION_LABEL.into(), context.settings.installation.to_string());
     let api: Api<KeyVaultCertificate> = Api::all(context.client.clone());
     let params = PostParams { field_manager: Some(SYNC_FIELD_MANAGER.into()), ..PostParams::default() };
     let now = call("a claim", api.replace(name.as_str(), &params, &claim)).await?;

@@ -17,7 +17,7 @@ use kube::runtime::controller::Action;
 use kube::{CustomResourceExt, ResourceExt};
 
 use super::apply::Failure;
-use super::{absence, resolve, succession};
+use super::{absence, resolve, share, succession};
 use crate::context::Context;
 use crate::kubernetes::{CallError, call};
 use crate::wisher::{Wisher, WisherKey};
@@ -33,7 +33,13 @@ pub(crate) async fn reconcile(
     context: Arc<Context>,
 ) -> Result<Action, Infallible> {
     let claim = context.world.written.newest(claim);
-    if context.stop.is_cancelled() || claim.spec.release.is_some() {
+    if context.stop.is_cancelled() {
+        return Ok(Action::await_change());
+    }
+    if !context.world.is_ours(&claim) {
+        return Ok(of_another(&claim, &context).await);
+    }
+    if claim.spec.release.is_some() {
         return Ok(Action::await_change());
     }
     // Nothing is released before every wish was planned once: one of them may be about to take the claim over.
@@ -66,6 +72,32 @@ pub(crate) async fn reconcile(
             Ok(Action::requeue(START_RETRY))
         }
         OwnerState::Gone => Ok(give_up(&name, &claim.spec.owner.uid, &context).await),
+    }
+}
+
+/// A claim of another installation: its to give up, and only if nobody leads that one any more, this one's.
+async fn of_another(claim: &KeyVaultCertificate, context: &Context) -> Action {
+    let owner = WisherKey::of(claim);
+    if context.world.wisher(&owner).is_some() {
+        // The same name: who selects it keeps, takes over or releases the claim.
+        context.world.wake.sync(owner);
+        return Action::await_change();
+    }
+    if !share::is_forsaken(claim, context).await {
+        return Action::requeue(RETRY);
+    }
+    let clouds = context.settings.allowed_clouds();
+    let name = CertificateName::parse(&claim.spec.certificate_name).ok();
+    let Some((certificate, host)) = name.zip(VaultHost::from_host(&claim.spec.vault_host, &clouds).ok())
+    else {
+        return Action::await_change();
+    };
+    let name = ClaimName::new(&certificate, &host);
+    tracing::info!(name = %name, "claim without an owner taken over from an installation that is gone");
+    match share::take(name, claim.spec.owner.uid.clone(), context).await {
+        // Its new label wakes whoever works on it.
+        (_, Ok(())) => Action::await_change(),
+        (_, Err(_)) => Action::requeue(START_RETRY),
     }
 }
 

@@ -96,7 +96,8 @@ impl Report {
         {
             return Action::requeue(wait);
         }
-        if !write(context, wisher, &self.after).await {
+        // A round that was suspended must not tell what was so before another led.
+        if !context.lease.leads() || !write(context, wisher, &self.after).await {
             return Action::requeue(RETRY);
         }
         planned.wrote(wisher.uid());

@@ -16,14 +16,25 @@ struct Stage {
     woken: Woken,
 }
 
+fn place() -> Place {
+    Place {
+        namespace: "operators".into(),
+        served: None,
+        service_accounts: Vec::new(),
+        selector: Selector::default(),
+        installation: "operators.keyvault-sync".parse().unwrap(),
+    }
+}
+
 impl Stage {
     fn new() -> Self {
         let service_accounts = vec!["keyvault".to_owned()];
-        Self::at(Place { namespace: "operators".into(), served: None, service_accounts })
+        Self::at(Place { service_accounts, ..place() })
     }
 
     fn at(place: Place) -> Self {
         let (wake, woken) = Wake::new();
+        wake.rouse();
         let (world, writers) = World::empty(&place, wake, Arc::default());
         world.is_filled.store(true, Ordering::Release);
         let mut stage = Self { world, writers, woken };
@@ -277,7 +288,7 @@ fn a_service_account_wakes_the_claims_of_its_namespace_through_the_vaults_that_i
 
 #[test]
 fn claims_of_namespaces_that_are_not_served_are_nobodys_orphans_here() {
-    let mut stage = Stage::at(Place { served: Some(vec!["shop".to_owned()]), ..Place::default() });
+    let mut stage = Stage::at(Place { served: Some(vec!["shop".to_owned()]), ..place() });
     for (owner, woken) in [
         (
             json!({"kind": "KeyVaultSync", "namespace": "web", "name": "gone", "uid": "x"}),
