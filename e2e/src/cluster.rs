@@ -193,6 +193,18 @@ impl LocalCluster {
         kubeconfig::write_private(path, &self.plane.kubeconfig(&User::Token(&token), namespace))
     }
 
+    /// Copies a kubeconfig, with another address of the API server.
+    ///
+    /// # Errors
+    /// A file cannot be read or written.
+    pub fn kubeconfig_to(&self, server: &str, from: &Path, to: &Path) -> anyhow::Result<()> {
+        let text =
+            std::fs::read_to_string(from).with_context(|| format!("cannot read {}", from.display()))?;
+        let mut document: Value = serde_json::from_str(&text)?;
+        document["clusters"][0]["cluster"]["server"] = server.into();
+        kubeconfig::write_private(to, &document.to_string())
+    }
+
     /// Applies documents in YAML as one does by hand: `kubectl apply --server-side`. Where they hold definitions of
     /// resources, it returns when those are served.
     ///

@@ -10,6 +10,7 @@ pub mod leaks;
 pub mod operator;
 pub mod process;
 pub mod promises;
+pub mod relay;
 pub mod scene;
 pub mod stage;
 pub mod tools;

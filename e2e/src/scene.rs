@@ -162,11 +162,26 @@ impl Scene {
     ///
     /// # Errors
     /// The API server refuses.
-    pub async fn sync(&self, name: &str, mut spec: Value) -> anyhow::Result<KeyVaultSync> {
+    pub async fn sync(&self, name: &str, spec: Value) -> anyhow::Result<KeyVaultSync> {
+        self.labelled_sync(name, json!({}), spec).await
+    }
+
+    /// The same with labels.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn labelled_sync(
+        &self,
+        name: &str,
+        labels: Value,
+        mut spec: Value,
+    ) -> anyhow::Result<KeyVaultSync> {
         if spec["vaultRef"].is_null() {
             spec["vaultRef"] = json!({"name": self.vault});
         }
-        self.put(&self.syncs(), name, &resource("KeyVaultSync", Some(&self.name), name, spec)).await
+        let mut sync = resource("KeyVaultSync", Some(&self.name), name, spec);
+        sync["metadata"]["labels"] = labels;
+        self.put(&self.syncs(), name, &sync).await
     }
 
     /// Applies a ClusterKeyVaultSync. Without `vaultRef` it refers to our KeyVault; without `namespaceSelector` it is for the

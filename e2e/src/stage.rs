@@ -50,6 +50,17 @@ const LOG_FILTER: &str = "debug,keyvault_sync=trace";
 /// The name of the role for other ServiceAccounts' tokens, and of its binding.
 pub const IDENTITIES: &str = "keyvault-sync-identities";
 
+/// A pod that an operator runs in.
+#[derive(Clone, Copy, Debug)]
+pub struct Pod<'a> {
+    /// Its name; no other has it, nor ever had.
+    pub name: &'a str,
+    /// The application it acts as, by which the vault's journal tells pods apart.
+    pub client: &'a str,
+    /// Where it reaches the API server, if not at the API server's own address.
+    pub api_server: Option<std::net::SocketAddr>,
+}
+
 /// The pod that the operator runs in.
 const POD: &str = "keyvault-sync-0";
 
@@ -190,14 +201,24 @@ impl Stage {
     /// # Errors
     /// As `operator`.
     pub async fn operator_with(&self, more: &[&str]) -> anyhow::Result<Operator> {
-        self.pod(POD, more).await
+        self.pod(&Pod { name: POD, client: CLIENT, api_server: None }, more).await
+    }
+
+    /// Makes Entra ID take the operator's ServiceAccount for this application too.
+    pub fn trust(&self, client: &str) {
+        self.emulator.add_application(Application {
+            tenant_id: TENANT.to_owned(),
+            client_id: client.to_owned(),
+            federated: vec![self.federated(OPERATOR, OPERATOR)],
+            ..Application::default()
+        });
     }
 
     /// The same as another pod, which may run beside the first.
     ///
     /// # Errors
     /// As `operator`.
-    pub async fn pod(&self, pod: &str, more: &[&str]) -> anyhow::Result<Operator> {
+    pub async fn pod(&self, pod: &Pod<'_>, more: &[&str]) -> anyhow::Result<Operator> {
         let mut arguments = vec![
             format!("--emulator-address={}", self.emulator.address()),
             format!("--ca-bundle={}", self.ca_bundle.display()),
@@ -209,15 +230,23 @@ impl Stage {
             arguments.push(format!("--log={}", self.log_filter));
         }
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        let kubeconfig = match pod.api_server {
+            None => self.kubeconfig.clone(),
+            Some(address) => {
+                let path = self.cluster.folder().join(format!("{}.kubeconfig", pod.name));
+                self.cluster.kubeconfig_to(&format!("https://{address}"), &self.kubeconfig, &path)?;
+                path
+            }
+        };
         let (kubeconfig, federated_token) =
-            (self.kubeconfig.display().to_string(), self.federated_token.display().to_string());
+            (kubeconfig.display().to_string(), self.federated_token.display().to_string());
         let variables = [
             ("KUBECONFIG", kubeconfig.as_str()),
-            ("POD_NAME", pod),
+            ("POD_NAME", pod.name),
             // A container that is started again has its pod's uid: it need not wait for its own lease to end.
-            ("POD_UID", pod),
+            ("POD_UID", pod.name),
             ("AZURE_TENANT_ID", TENANT),
-            ("AZURE_CLIENT_ID", CLIENT),
+            ("AZURE_CLIENT_ID", pod.client),
             ("AZURE_FEDERATED_TOKEN_FILE", federated_token.as_str()),
         ];
         self.operators.fetch_add(1, Ordering::Relaxed);

@@ -131,6 +131,8 @@ pub(crate) struct Campaign {
     known: Option<Lease>,
     /// Whether the last call failed, so that a row of failures is told once.
     is_failing: bool,
+    /// Whether the lease ran out with nobody taking it, so that it is told once.
+    is_paused: bool,
 }
 
 impl Campaign {
@@ -156,6 +158,7 @@ impl Campaign {
             lasts,
             known: None,
             is_failing: false,
+            is_paused: false,
         }
     }
 
@@ -178,12 +181,29 @@ impl Campaign {
                 },
             };
             leadership.stand(standing);
+            self.tell_pause(leadership);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = over.cancelled() => break,
             }
         }
         self.give_back(leadership).await;
+    }
+
+    /// The lease may run out because the API server does not answer, and then nobody else can take it either.
+    fn tell_pause(&mut self, leadership: &Leadership) {
+        let is_paused = self.candidacy.valid_until().is_some() && !leadership.leads();
+        if is_paused != self.is_paused {
+            self.is_paused = is_paused;
+            if is_paused {
+                tracing::warn!(
+                    lease = self.name,
+                    "the lease has run out: nothing is begun until it is renewed"
+                );
+            } else if leadership.leads() {
+                tracing::info!(lease = self.name, "the lease is renewed: the work goes on");
+            }
+        }
     }
 
     /// One look and what follows from it. When to look again.
