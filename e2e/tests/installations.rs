@@ -7,7 +7,7 @@ use keyvault_sync_api::KeyVaultCertificate;
 use keyvault_sync_api::constants::INSTALLATION_LABEL;
 use keyvault_sync_e2e::Scene;
 use keyvault_sync_e2e::operator::Operator;
-use keyvault_sync_e2e::scene::writes;
+use keyvault_sync_e2e::scene::{thumbprint, writes};
 use keyvault_sync_e2e::stage::{CLIENT, Pod};
 use keyvault_sync_e2e::wait::{self, Seen};
 use kube::ResourceExt;
@@ -99,7 +99,10 @@ async fn a_name_has_one_holder_whoever_serves_it(scene: Scene) -> anyhow::Result
     scene.row("two", "web-b", "NameCollision").await?;
     scene.delete(&scene.syncs(), "one").await?;
     // The loser of the same namespace and kind succeeds, whichever installation serves it.
-    scene.holds("two", "web-a", &other).await?;
+    scene.synced("two", "1/1").await?;
+    let row = scene.row("two", "web-b", "Synced").await?;
+    ensure!(row.thumbprint == Some(thumbprint(&other)?), "{row:?}");
+    ensure!(scene.versions("web-a").len() == 2, "{:?}", scene.calls());
     ensure!(labelled(&scene.claim("web-a").await?) == "keyvault-sync.two");
     one.terminate().await?;
     two.terminate().await.map(drop)
