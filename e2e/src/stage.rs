@@ -182,6 +182,16 @@ impl Stage {
     /// # Errors
     /// As `operator`.
     pub async fn operator_with(&self, more: &[&str]) -> anyhow::Result<Operator> {
+        let operator = self.operator_begun(more).await?;
+        operator.ready().await?;
+        Ok(operator)
+    }
+
+    /// As `operator_with`, but does not wait until it is ready.
+    ///
+    /// # Errors
+    /// It cannot be started, or ends.
+    pub async fn operator_begun(&self, more: &[&str]) -> anyhow::Result<Operator> {
         let mut arguments = vec![
             format!("--emulator-address={}", self.emulator.address()),
             format!("--ca-bundle={}", self.ca_bundle.display()),

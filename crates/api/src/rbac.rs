@@ -33,7 +33,7 @@ pub fn cluster_role() -> ClusterRole {
     rules.extend([
         rule("", &["secrets", "namespaces"], &READ),
         events(),
-        definitions(&["keyvaultsyncs", "clusterkeyvaultsyncs"]),
+        definitions(&["keyvaultsyncs", "clusterkeyvaultsyncs", "keyvaults", "keyvaultcertificates"]),
     ]);
     ClusterRole { metadata: named(CLUSTER_ROLE), rules: Some(rules), ..ClusterRole::default() }
 }
@@ -43,7 +43,7 @@ pub fn cluster_role() -> ClusterRole {
 pub fn namespaced_cluster_role() -> ClusterRole {
     let mut rules = vec![rule(GROUP, &["keyvaults"], &WATCH), rule(GROUP, &["keyvaults/status"], &["patch"])];
     rules.extend(claims());
-    rules.push(definitions(&["keyvaultsyncs"]));
+    rules.push(definitions(&["keyvaultsyncs", "keyvaults", "keyvaultcertificates"]));
     ClusterRole { metadata: named(CLUSTER_ROLE), rules: Some(rules), ..ClusterRole::default() }
 }
 
@@ -108,7 +108,8 @@ fn events() -> PolicyRule {
     rule("events.k8s.io", &["events"], &["create"])
 }
 
-/// Whether the kind of a vanished owner still exists, before its claims are given up.
+/// Whether the definitions fit this version, before any work; whether the kind of a vanished owner still exists, before its claims
+/// are given up.
 fn definitions(plurals: &[&str]) -> PolicyRule {
     PolicyRule {
         resource_names: Some(plurals.iter().map(|plural| format!("{plural}.{GROUP}")).collect()),

@@ -9,6 +9,7 @@ use kube::client::Client;
 use kube::core::Status;
 use tokio::sync::Semaphore;
 
+use crate::definitions::REMEDY;
 use crate::watch::describe;
 
 /// kube sets no time limit of its own on a request.
@@ -34,6 +35,12 @@ pub(crate) enum CallError {
         what: &'static str,
         /// The answer.
         source: Box<kube::Error>,
+    },
+    /// The definition of the kind does not know all that was written.
+    #[error("the API server did not keep what was written ({what})")]
+    Dropped {
+        /// What was written.
+        what: &'static str,
     },
 }
 
@@ -63,12 +70,16 @@ impl CallError {
                 kube::Error::Api(status) => Some(status),
                 _ => None,
             },
-            CallError::Timeout { .. } => None,
+            CallError::Timeout { .. } | CallError::Dropped { .. } => None,
         }
     }
 
     /// As an outcome: what the API server does not answer passes by itself.
     pub(crate) fn problem(&self) -> Problem {
+        if matches!(self, CallError::Dropped { .. }) {
+            let message = format!("{self}: apply the definitions of this version ({REMEDY})");
+            return Problem::new(Reason::InternalError, message);
+        }
         match self.status() {
             Some(status) if status.code == 403 => Problem::new(
                 Reason::InternalError,

@@ -3,6 +3,7 @@
 
 mod certificate;
 mod context;
+mod definitions;
 mod disposition;
 mod health;
 mod identity;
@@ -10,6 +11,7 @@ mod inventory;
 mod keyvault;
 mod kubernetes;
 mod memory;
+mod news;
 mod owner;
 mod pace;
 mod proofs;
@@ -17,6 +19,7 @@ mod report;
 mod run;
 mod selectors;
 mod settings;
+mod signals;
 mod sync;
 mod telemetry;
 mod token_file;

@@ -181,7 +181,12 @@ pub(super) async fn announce(
         fingerprint: announcement.fingerprint.map(|fingerprint| fingerprint.to_string()).or(announced),
         since: whole_seconds(Timestamp::from_second(announcement.since).unwrap_or_default()),
     });
-    replace_status(claim, context, status).await
+    let stored = replace_status(claim, context, status).await?;
+    // A definition that was put in our place since the start may drop fields in silence. What was not announced is not done.
+    if super::status::kept(&stored).is_none_or(|status| status.in_flight.is_none()) {
+        return Err(CallError::Dropped { what: "the announcement of a write" });
+    }
+    Ok(stored)
 }
 
 /// Replaces a claim's status, if it is still the edition that was looked at.
