@@ -22,7 +22,7 @@ pub(crate) const DEFINITIONS: &str = "definitions";
 /// How often they are looked at until they fit: so long may a start last after they were applied.
 const RETRY: Duration = Duration::from_secs(2);
 /// What puts them right, from the folder of this version.
-pub(crate) const REMEDY: &str = "kubectl apply --server-side --force-conflicts -f crds/";
+const REMEDY: &str = "kubectl apply --server-side --force-conflicts -f crds/";
 /// Of a definition that is much older a few fields say enough.
 const SHOWN: usize = 5;
 /// The definition that an operator of some namespaces has no use for, and no right to read.
@@ -53,6 +53,8 @@ pub(crate) async fn wait(
                 problem,
                 "nothing is done until the definitions of our kinds are there and of this version"
             );
+        } else {
+            tracing::debug!("the definitions were looked at again");
         }
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
@@ -64,6 +66,15 @@ pub(crate) async fn wait(
         tracing::info!("the definitions of our kinds are there and of this version");
     }
     true
+}
+
+/// Why an operator ends whose definitions were changed under it.
+pub(crate) fn changed() -> String {
+    format!(
+        "the API server no longer keeps all that is written into a KeyVaultCertificate: its definition is of another version now. \
+         Nothing is done without a memory. Apply the definitions of version {}: {REMEDY}",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 /// What keeps us from working, and the next action.

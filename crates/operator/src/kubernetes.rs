@@ -9,7 +9,6 @@ use kube::client::Client;
 use kube::core::Status;
 use tokio::sync::Semaphore;
 
-use crate::definitions::REMEDY;
 use crate::watch::describe;
 
 /// kube sets no time limit of its own on a request.
@@ -76,10 +75,6 @@ impl CallError {
 
     /// As an outcome: what the API server does not answer passes by itself.
     pub(crate) fn problem(&self) -> Problem {
-        if matches!(self, CallError::Dropped { .. }) {
-            let message = format!("{self}: apply the definitions of this version ({REMEDY})");
-            return Problem::new(Reason::InternalError, message);
-        }
         match self.status() {
             Some(status) if status.code == 403 => Problem::new(
                 Reason::InternalError,

@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -92,6 +93,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
             pace: pace::Pace::default(),
             contacts: keyvault::Contacts::default(),
             stop: stop.clone(),
+            is_forgotten: AtomicBool::new(false),
             client,
             world,
             settings,
@@ -151,6 +153,7 @@ async fn control(
     };
     tokio::select! {
         _ = controllers => {
+            anyhow::ensure!(!context.is_forgotten.load(Ordering::Acquire), definitions::changed());
             tracing::info!("stopped");
             Ok(())
         }

@@ -2,6 +2,7 @@
 //! What to write was decided before.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -181,12 +182,7 @@ pub(super) async fn announce(
         fingerprint: announcement.fingerprint.map(|fingerprint| fingerprint.to_string()).or(announced),
         since: whole_seconds(Timestamp::from_second(announcement.since).unwrap_or_default()),
     });
-    let stored = replace_status(claim, context, status).await?;
-    // A definition that was put in our place since the start may drop fields in silence. What was not announced is not done.
-    if super::status::kept(&stored).is_none_or(|status| status.in_flight.is_none()) {
-        return Err(CallError::Dropped { what: "the announcement of a write" });
-    }
-    Ok(stored)
+    replace_status(claim, context, status).await
 }
 
 /// Replaces a claim's status, if it is still the edition that was looked at.
@@ -202,6 +198,15 @@ pub(super) async fn replace_status(
     let now = call("status of a claim", api.replace_status(&name, &PostParams::default(), &changed)).await?;
     let now = Arc::new(now);
     context.world.written.note(claim, Arc::clone(&now));
+    let is_kept = changed.status.as_ref().zip(now.status.as_ref()).is_some_and(|(sent, stored)| {
+        stored.claim_uid == sent.claim_uid && stored.in_flight.is_some() == sent.in_flight.is_some()
+    });
+    if !is_kept {
+        // A definition of another version was put in our place since the start. Without a memory nothing more is begun.
+        context.is_forgotten.store(true, Ordering::Release);
+        context.stop.cancel();
+        return Err(CallError::Dropped { what: "status of a claim" });
+    }
     Ok(now)
 }
 
