@@ -48,13 +48,12 @@ pub(crate) async fn wait(
         let Some(problem) = problem else { break };
         has_waited = true;
         readiness.say(DEFINITIONS, &problem);
+        tracing::debug!("the definitions were looked at");
         if news.is(&problem) {
             tracing::warn!(
                 problem,
                 "nothing is done until the definitions of our kinds are there and of this version"
             );
-        } else {
-            tracing::debug!("the definitions were looked at again");
         }
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
