@@ -212,7 +212,8 @@ impl LocalCluster {
     /// `kubectl` refuses; its own words are in the message.
     pub async fn apply(&self, yaml: &str) -> anyhow::Result<()> {
         let arguments = ["apply", "--server-side", "--force-conflicts", "--output=name", "--filename=-"];
-        let output = self.kubectl_with_input(&arguments, yaml).await?;
+        // Older ones take what begins with a brace for JSON to its end, without `---`.
+        let output = self.kubectl_with_input(&arguments, &format!("# documents\n{yaml}")).await?;
         ensure!(
             output.status.success(),
             "kubectl apply refused: {}",

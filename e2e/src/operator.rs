@@ -7,6 +7,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,11 +50,11 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Starts `program` with these arguments and environment variables and waits until `/readyz` says yes. Its log goes to
-    /// the file `log`.
+    /// Starts `program` with these arguments and environment variables and waits until it serves `/readyz`, whatever that says
+    /// (`ready` waits for more). Its log goes to the file `log`.
     ///
     /// # Errors
-    /// It cannot be started, ends, or does not become ready; the message has the end of its log.
+    /// It cannot be started, or ends; the message has the end of its log.
     pub async fn start(
         program: &Path,
         arguments: &[String],
@@ -85,14 +86,45 @@ impl Operator {
         .with_context(with_log)?
         .context("the operator has ended")
         .with_context(with_log)?;
+        Ok(Operator { process, log: log.to_path_buf(), folder, health })
+    }
+
+    /// Waits until `/readyz` says yes.
+    ///
+    /// # Errors
+    /// It ends, or does not become ready; the message has the end of its log.
+    pub async fn ready(&self) -> anyhow::Result<()> {
         wait::until("the operator to be ready", || async {
-            ensure!(process.exited().is_none(), "it has ended");
-            let (status, body) = page(health, "/readyz").await?;
+            ensure!(self.exited().is_none(), "it has ended");
+            let (status, body) = self.readyz().await?;
             Ok(if status == 200 { Seen::Done(()) } else { Seen::NotYet(format!("{status}: {body}")) })
         })
         .await
-        .with_context(with_log)?;
-        Ok(Operator { process, log: log.to_path_buf(), folder, health })
+        .with_context(|| format!("the end of the operator's log:\n{}", self.process.log_tail(TAIL_LINES)))
+    }
+
+    /// Status and words of `/readyz`.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn readyz(&self) -> anyhow::Result<(u16, String)> {
+        page(self.health, "/readyz").await
+    }
+
+    /// Sends SIGTERM, or what a terminal sends for Ctrl-C, and waits for nothing.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// It did not end in time.
+    pub async fn ended(&self) -> anyhow::Result<ExitStatus> {
+        wait::until("the operator to end", || async {
+            Ok(self.exited().map_or(Seen::NotYet("it runs".to_owned()), Seen::Done))
+        })
+        .await
     }
 
     /// Ends it as the kernel does when memory is short. Returns when it is gone.

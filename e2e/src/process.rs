@@ -193,7 +193,8 @@ impl Process {
         self.log.as_deref().map_or_else(String::new, |log| tail(log, lines))
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends its process group a signal, and waits for nothing.
+    pub fn signal(&self, signal: Signal) {
         if self.lock().ended.is_none() {
             self.signal_group(signal);
         }

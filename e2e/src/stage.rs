@@ -219,6 +219,20 @@ impl Stage {
     /// # Errors
     /// As `operator`.
     pub async fn pod(&self, pod: &Pod<'_>, more: &[&str]) -> anyhow::Result<Operator> {
+        let operator = self.begun(pod, more).await?;
+        operator.ready().await?;
+        Ok(operator)
+    }
+
+    /// As `operator_with`, but does not wait until it is ready.
+    ///
+    /// # Errors
+    /// It cannot be started, or ends.
+    pub async fn operator_begun(&self, more: &[&str]) -> anyhow::Result<Operator> {
+        self.begun(&Pod { name: POD, client: CLIENT, api_server: None }, more).await
+    }
+
+    async fn begun(&self, pod: &Pod<'_>, more: &[&str]) -> anyhow::Result<Operator> {
         let mut arguments = vec![
             format!("--emulator-address={}", self.emulator.address()),
             format!("--ca-bundle={}", self.ca_bundle.display()),

@@ -1,5 +1,5 @@
-//! The programs of a Kubernetes control plane: found where `KUBEBUILDER_ASSETS` points, else built once from the pinned Go
-//! module in `e2e/tools/kubernetes` and kept outside `target/`. Running them is `cluster`'s work.
+//! The programs of a Kubernetes control plane: found where `KUBEBUILDER_ASSETS` points, else built once from a pinned Go module,
+//! `e2e/tools/kubernetes` or `kubernetes-oldest`, and kept outside `target/`. Running them is `cluster`'s work.
 
 use std::env;
 use std::fs::{self, File};
@@ -13,9 +13,33 @@ use sha2::{Digest, Sha256};
 
 use crate::process::Process;
 
-const GO_MOD: &str = include_str!("../tools/kubernetes/go.mod");
-const GO_SUM: &str = include_str!("../tools/kubernetes/go.sum");
-const MODULE_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/kubernetes");
+/// Which Kubernetes is run: `newest`, which it is without this, or `oldest`, the oldest that is supported.
+pub const RELEASE_VARIABLE: &str = "KEYVAULT_SYNC_TEST_KUBERNETES";
+
+/// A Kubernetes release, pinned by a Go module.
+#[derive(Clone, Copy, Debug)]
+pub struct Release {
+    name: &'static str,
+    go_mod: &'static str,
+    go_sum: &'static str,
+    folder: &'static str,
+}
+
+/// What is run unless somebody asks for another.
+pub const NEWEST: Release = Release {
+    name: "newest",
+    go_mod: include_str!("../tools/kubernetes/go.mod"),
+    go_sum: include_str!("../tools/kubernetes/go.sum"),
+    folder: concat!(env!("CARGO_MANIFEST_DIR"), "/tools/kubernetes"),
+};
+
+/// The oldest that is supported.
+pub const OLDEST: Release = Release {
+    name: "oldest",
+    go_mod: include_str!("../tools/kubernetes-oldest/go.mod"),
+    go_sum: include_str!("../tools/kubernetes-oldest/go.sum"),
+    folder: concat!(env!("CARGO_MANIFEST_DIR"), "/tools/kubernetes-oldest"),
+};
 
 /// Bytes of the SHA-256 of go.mod and go.sum in the cache folder's name: enough to tell a few dozen versions apart.
 const HASH_BYTES: usize = 6;
@@ -48,22 +72,12 @@ const PROGRAMS: [(&str, &str); 4] = [
     ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
 ];
 
-/// Finds the programs, building those that are missing. The first time on a machine this takes about seven minutes and
-/// says on standard error what it does.
+/// Makes the programs ready that the environment asks for (`Release::chosen`).
 ///
 /// # Errors
-/// `go` is missing or too old, or a build fails; the message says what to do.
+/// As `Release::ensure_tools`.
 pub fn ensure_tools() -> anyhow::Result<Tools> {
-    let assets = env::var_os("KUBEBUILDER_ASSETS").filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    if let Some(folder) = &assets {
-        ensure!(
-            folder.is_dir(),
-            "KUBEBUILDER_ASSETS names {}, which is no folder; unset it, and the programs are built",
-            folder.display()
-        );
-    }
-    let [etcd, kube_apiserver, kube_controller_manager, kubectl] = find(assets.as_deref(), &cache_folder()?)?;
-    Ok(Tools { etcd, kube_apiserver, kube_controller_manager, kubectl })
+    Release::chosen()?.ensure_tools()
 }
 
 /// The folder that keeps what was built or installed for this repository: `KEYVAULT_SYNC_CACHE`, else
@@ -79,23 +93,66 @@ pub fn cache_root() -> anyhow::Result<PathBuf> {
         .context("no folder to keep built programs in: set KEYVAULT_SYNC_CACHE to one")
 }
 
-/// The Kubernetes release of the pinned module, as `v1.2.3`.
-pub fn kubernetes_version() -> &'static str {
-    GO_MOD
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "))
-        .and_then(|rest| rest.split_whitespace().next())
-        .unwrap_or("v0.0.0")
+impl Release {
+    /// The one that `RELEASE_VARIABLE` names; without it the newest.
+    ///
+    /// # Errors
+    /// It names none.
+    pub fn chosen() -> anyhow::Result<Release> {
+        let name = env::var(RELEASE_VARIABLE).unwrap_or_default();
+        let named = [NEWEST, OLDEST].into_iter().find(|release| release.name == name);
+        named
+            .or_else(|| name.is_empty().then_some(NEWEST))
+            .with_context(|| format!("{RELEASE_VARIABLE} is {name:?}, which is neither newest nor oldest"))
+    }
+
+    /// How `RELEASE_VARIABLE` calls it.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// As `v1.2.3`.
+    pub fn version(&self) -> &'static str {
+        self.go_mod
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "))
+            .and_then(|rest| rest.split_whitespace().next())
+            .unwrap_or("v0.0.0")
+    }
+
+    /// Finds the programs, building those that are missing. The first time on a machine this takes about seven minutes and
+    /// says on standard error what it does. `KUBEBUILDER_ASSETS`, which is of any release, does not count for the oldest.
+    ///
+    /// # Errors
+    /// `go` is missing or too old, or a build fails; the message says what to do.
+    pub fn ensure_tools(&self) -> anyhow::Result<Tools> {
+        let assets = env::var_os("KUBEBUILDER_ASSETS").filter(|folder| !folder.is_empty());
+        let assets = assets.map(PathBuf::from).filter(|_| self.name == NEWEST.name);
+        if let Some(folder) = &assets {
+            ensure!(
+                folder.is_dir(),
+                "KUBEBUILDER_ASSETS names {}, which is no folder; unset it, and the programs are built",
+                folder.display()
+            );
+        }
+        let [etcd, kube_apiserver, kube_controller_manager, kubectl] =
+            find(self, assets.as_deref(), &self.cache_folder()?)?;
+        Ok(Tools { etcd, kube_apiserver, kube_controller_manager, kubectl })
+    }
+
+    fn go_version(&self) -> &'static str {
+        self.go_mod.lines().find_map(|line| line.strip_prefix("go ")).unwrap_or("1.26")
+    }
+
+    fn cache_folder(&self) -> anyhow::Result<PathBuf> {
+        let digest = Sha256::new().chain_update(self.go_mod).chain_update(self.go_sum).finalize();
+        let hash: String = digest.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        let version = self.version().trim_start_matches('v');
+        Ok(cache_root()?.join(format!("kubernetes-{version}-{hash}")))
+    }
 }
 
-fn cache_folder() -> anyhow::Result<PathBuf> {
-    let digest = Sha256::new().chain_update(GO_MOD).chain_update(GO_SUM).finalize();
-    let hash: String = digest.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
-    let version = kubernetes_version().trim_start_matches('v');
-    Ok(cache_root()?.join(format!("kubernetes-{version}-{hash}")))
-}
-
-fn find(assets: Option<&Path>, cache: &Path) -> anyhow::Result<[PathBuf; 4]> {
+fn find(release: &Release, assets: Option<&Path>, cache: &Path) -> anyhow::Result<[PathBuf; 4]> {
     let ready = |name: &str| assets.map(|folder| folder.join(name)).filter(|file| file.is_file());
     let places = PROGRAMS.map(|(name, _)| ready(name).unwrap_or_else(|| cache.join(name)));
     let missing = || {
@@ -119,12 +176,12 @@ fn find(assets: Option<&Path>, cache: &Path) -> anyhow::Result<[PathBuf; 4]> {
                 "{} (KUBEBUILDER_ASSETS) has no {}: built here, of Kubernetes {}",
                 folder.display(),
                 names.join(", "),
-                kubernetes_version()
+                release.version()
             ));
         }
-        check_go()?;
+        check_go(release)?;
         for (index, ((name, package), place)) in builds.iter().enumerate() {
-            build(name, package, place, &format!("{} of {}", index + 1, builds.len()))?;
+            build(release, name, package, place, &format!("{} of {}", index + 1, builds.len()))?;
         }
     }
     Ok(places)
@@ -140,8 +197,8 @@ fn lock(path: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-fn check_go() -> anyhow::Result<()> {
-    let needed = GO_MOD.lines().find_map(|line| line.strip_prefix("go ")).unwrap_or("1.26");
+fn check_go(release: &Release) -> anyhow::Result<()> {
+    let needed = release.go_version();
     let answer = Command::new("go").arg("version").stdin(Stdio::null()).output();
     ensure!(
         answer.is_ok_and(|output| output.status.success()),
@@ -151,16 +208,17 @@ fn check_go() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn build(name: &str, package: &str, place: &Path, count: &str) -> anyhow::Result<()> {
+fn build(release: &Release, name: &str, package: &str, place: &Path, count: &str) -> anyhow::Result<()> {
     let folder = place.parent().context("the cache has no folder")?;
     let unfinished = folder.join(format!(".{name}.{}", std::process::id()));
     let log = folder.join(format!(".{name}.log"));
     fs::remove_file(&log).ok();
-    let process = Process::spawn(&format!("go build {package}"), &go_build(package, &unfinished), &log)?;
-    let started = Instant::now();
+    let process =
+        Process::spawn(&format!("go build {package}"), &go_build(release, package, &unfinished), &log)?;
+    let (started, kubernetes) = (Instant::now(), format!("Kubernetes {}", release.version()));
     let terminal = std::io::stderr().is_terminal();
     let status = loop {
-        let line = format!("building {name} ({count}) … {} s", started.elapsed().as_secs());
+        let line = format!("building {name} of {kubernetes} ({count}) … {} s", started.elapsed().as_secs());
         if terminal {
             say_over(&line)
         } else {
@@ -178,7 +236,7 @@ fn build(name: &str, package: &str, place: &Path, count: &str) -> anyhow::Result
         fs::remove_file(&unfinished).ok();
         bail!(
             "building {name} failed ({status}). It needs Go {} and the Go module proxy. The end of its output:\n{}",
-            GO_MOD.lines().find_map(|line| line.strip_prefix("go ")).unwrap_or("1.26"),
+            release.go_version(),
             process.log_tail(20)
         );
     }
@@ -193,8 +251,8 @@ fn build(name: &str, package: &str, place: &Path, count: &str) -> anyhow::Result
     Ok(())
 }
 
-fn go_build(package: &str, output: &Path) -> Command {
-    let version = kubernetes_version();
+fn go_build(release: &Release, package: &str, output: &Path) -> Command {
+    let version = release.version();
     let mut parts = version.trim_start_matches('v').split('.');
     let (major, minor) = (parts.next().unwrap_or("0"), parts.next().unwrap_or("0"));
     let variable = |name: &str, value: &str| format!("-X k8s.io/component-base/version.{name}={value}");
@@ -205,7 +263,7 @@ fn go_build(package: &str, output: &Path) -> Command {
         variable("gitMinor", minor),
     ];
     let mut go = Command::new("go");
-    go.current_dir(MODULE_FOLDER)
+    go.current_dir(release.folder)
         .args(["build", "-trimpath", "-ldflags", &flags.join(" "), "-o"])
         .arg(output)
         .arg(package)
@@ -233,18 +291,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pinned_version_is_read_from_go_mod() {
-        assert!(kubernetes_version().starts_with("v1."), "{}", kubernetes_version());
-    }
-
-    #[test]
     fn every_staging_module_is_of_the_pinned_release() {
-        let published = kubernetes_version().replacen("v1.", "v0.", 1);
-        let replaced: Vec<_> = GO_MOD.lines().filter(|line| line.contains(" => ")).collect();
-        assert!(replaced.len() > 30, "{replaced:?}");
-        for line in replaced {
-            assert!(line.ends_with(&published), "{line} is not {published}");
+        for release in [NEWEST, OLDEST] {
+            assert!(release.version().starts_with("v1."), "{}", release.version());
+            let published = release.version().replacen("v1.", "v0.", 1);
+            let replaced: Vec<_> = release.go_mod.lines().filter(|line| line.contains(" => ")).collect();
+            assert!(replaced.len() >= 30, "{replaced:?}");
+            for line in replaced {
+                assert!(line.ends_with(&published), "{line} is not {published}");
+            }
         }
+        assert_ne!(NEWEST.cache_folder().unwrap(), OLDEST.cache_folder().unwrap());
     }
 
     #[test]
@@ -254,7 +311,7 @@ mod tests {
             fs::write(folder.path().join(name), "").unwrap();
         }
         let cache = folder.path().join("cache");
-        let found = find(Some(folder.path()), &cache).unwrap();
+        let found = find(&NEWEST, Some(folder.path()), &cache).unwrap();
         assert_eq!(found, PROGRAMS.map(|(name, _)| folder.path().join(name)));
         assert!(!cache.exists());
     }
@@ -267,7 +324,7 @@ mod tests {
             fs::write(assets.path().join(name), "").unwrap();
         }
         fs::write(cache.path().join("kube-controller-manager"), "").unwrap();
-        let found = find(Some(assets.path()), cache.path()).unwrap();
+        let found = find(&NEWEST, Some(assets.path()), cache.path()).unwrap();
         assert_eq!(found[1], assets.path().join("kube-apiserver"));
         assert_eq!(found[2], cache.path().join("kube-controller-manager"));
     }

@@ -121,7 +121,8 @@ async fn what_went_and_came_back_while_it_was_down_is_not_deleted(scene: Scene) 
 async fn killed_in_deletion(scene: &Scene, effect: Effect) -> anyhow::Result<()> {
     let operator = pushed(scene, &["first", "keep"]).await?;
     let is_done = effect == Effect::HangAfter;
-    let fault = Fault::new(effect).operation(Operation::DeleteCertificate).times(1);
+    // Until it is killed: a deletion that was reset is tried again soon.
+    let fault = Fault::new(effect).operation(Operation::DeleteCertificate);
     let held = scene.fault("first", fault);
     scene.sync("web", deleting(&["keep"])).await?;
     if is_done {

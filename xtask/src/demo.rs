@@ -130,7 +130,8 @@ struct Demo {
 impl Demo {
     async fn set_up(screen: &mut Screen) -> anyhow::Result<Demo> {
         let program = screen.step_with_output("the operator is built", build()).await?;
-        let kubernetes = format!("etcd and Kubernetes {} are built or found", tools::kubernetes_version());
+        let kubernetes =
+            format!("etcd and Kubernetes {} are built or found", tools::Release::chosen()?.version());
         let found = async { tokio::task::spawn_blocking(tools::ensure_tools).await? };
         screen.step_with_output(&kubernetes, found).await?;
         let start = async {

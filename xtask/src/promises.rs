@@ -8,7 +8,7 @@ use std::{fs, thread};
 
 use anyhow::{Context, bail};
 use keyvault_sync_e2e::Process;
-use keyvault_sync_e2e::tools as e2e_tools;
+use keyvault_sync_e2e::tools::{RELEASE_VARIABLE, Release};
 
 use crate::command;
 
@@ -22,25 +22,28 @@ const AT_A_TIME: usize = 3;
 /// A file that takes longer hangs: the slowest takes a tenth of it.
 const LIMIT: Duration = Duration::from_secs(45 * 60);
 
-/// Runs all files of promise tests, and the unit tests of what they stand on.
+/// Runs all files of promise tests on this Kubernetes, and the unit tests of what they stand on.
 ///
 /// # Errors
 /// Something does not compile, or a file fails: all are run nevertheless, and the error names those that failed.
-pub(crate) fn run() -> anyhow::Result<()> {
-    e2e_tools::ensure_tools()?;
+pub(crate) fn run(release: Release) -> anyhow::Result<()> {
+    release.ensure_tools()?;
     // The promises are tested on the operator's binary, which cargo does not build for another crate's tests.
     command::run(command::cargo(&["build", "--locked", "--package", "keyvault-sync"]))?;
     command::run(command::cargo(&["test", "--package", PACKAGE, "--locked", "--no-run"]))?;
     let files = Mutex::new(files()?);
     let count = files.lock().unwrap_or_else(PoisonError::into_inner).len();
-    println!("{count} files of promise tests, {AT_A_TIME} at a time; each is shown when it has ended");
+    let version = release.version();
+    println!(
+        "{count} files of promise tests on Kubernetes {version}, {AT_A_TIME} at a time; each is shown when it has ended"
+    );
     let (failed, shown) = (Mutex::new(Vec::new()), Mutex::new(()));
     let work = || {
         loop {
             let Some(file) = files.lock().unwrap_or_else(PoisonError::into_inner).pop() else { return };
             println!("   {file} begins");
             let begun = Instant::now();
-            let (output, result) = play(&file);
+            let (output, result) = play(&file, release);
             let _one_at_a_time = shown.lock().unwrap_or_else(PoisonError::into_inner);
             println!("\n-- {file}, {} s\n{}", begun.elapsed().as_secs(), output.trim_end());
             if let Err(error) = result {
@@ -53,8 +56,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {
         bail!(
-            "failed: {}; one again: cargo test --package {PACKAGE} --test {}",
+            "failed on Kubernetes {version}: {}; one again: {RELEASE_VARIABLE}={} cargo test --package {PACKAGE} --test {}",
             failed.join(", "),
+            release.name(),
             failed.first().map_or("", String::as_str)
         );
     }
@@ -84,17 +88,17 @@ fn files() -> anyhow::Result<Vec<String>> {
 const LONGEST: [&str; 4] = ["drift", "deletion_restarts", "crash", "deletion"];
 
 /// Runs one file; its output, and whether it passed.
-fn play(file: &str) -> (String, anyhow::Result<()>) {
+fn play(file: &str, release: Release) -> (String, anyhow::Result<()>) {
     let log = std::env::temp_dir().join(format!("keyvault-sync-{}-{file}.log", std::process::id()));
-    let result = play_into(file, &log);
+    let result = play_into(file, release, &log);
     let output = fs::read_to_string(&log).unwrap_or_default();
     fs::remove_file(&log).ok();
     (output, result)
 }
 
-fn play_into(file: &str, log: &Path) -> anyhow::Result<()> {
+fn play_into(file: &str, release: Release, log: &Path) -> anyhow::Result<()> {
     let mut test = command::cargo(&["test", "--quiet", "--package", PACKAGE, "--locked", "--test", file]);
-    test.current_dir(command::root()?);
+    test.current_dir(command::root()?).env(RELEASE_VARIABLE, release.name());
     let process = Process::spawn(file, &test, log)?;
     match process.wait_blocking(LIMIT) {
         Some(status) if status.success() => Ok(()),

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use keyvault_sync_e2e::tools::{NEWEST, OLDEST, Release};
 
 use crate::{command, r#gen, promises, tidy, tools};
 
@@ -20,6 +21,9 @@ pub(crate) struct Arguments {
     /// List the steps and run none
     #[arg(long)]
     list: bool,
+    /// Run the promises alone (step e2e), on the oldest Kubernetes that is supported, or on the newest
+    #[arg(long, value_name = "RELEASE", value_parser = ["oldest", "newest"], conflicts_with_all = ["only", "list"])]
+    kubernetes: Option<String>,
 }
 
 struct Step {
@@ -55,6 +59,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.list {
         STEPS.iter().for_each(|step| println!("{:<12}{}", step.name, step.about));
         return Ok(());
+    }
+    if let Some(name) = &arguments.kubernetes {
+        return promises::run(if name == OLDEST.name() { OLDEST } else { NEWEST });
     }
     if let Some(unknown) = arguments.only.iter().find(|name| STEPS.iter().all(|step| step.name != **name)) {
         bail!("there is no step `{unknown}`; `cargo xtask test --list` has them");
@@ -124,7 +131,7 @@ fn test() -> anyhow::Result<Outcome> {
 }
 
 fn e2e() -> anyhow::Result<Outcome> {
-    promises::run()?;
+    promises::run(Release::chosen()?)?;
     Ok(Outcome::Passed)
 }
 

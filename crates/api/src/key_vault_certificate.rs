@@ -111,7 +111,8 @@ pub struct KeyVaultCertificateSpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Hash)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("(self.kind == 'KeyVaultSync') == has(self.namespace)")
+    // In CEL the word is reserved: every Kubernetes takes the field under this name, older ones under no other.
+    validation = Rule::new("(self.kind == 'KeyVaultSync') == has(self.__namespace__)")
         .message("a KeyVaultSync has a namespace, a ClusterKeyVaultSync has none")
 )]
 pub struct ClaimOwner {

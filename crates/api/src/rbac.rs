@@ -37,7 +37,7 @@ pub fn cluster_role() -> ClusterRole {
     rules.extend([
         rule("", &["secrets", "namespaces"], &READ),
         events(),
-        definitions(&["keyvaultsyncs", "clusterkeyvaultsyncs"]),
+        definitions(&["keyvaultsyncs", "clusterkeyvaultsyncs", "keyvaults", "keyvaultcertificates"]),
         leases_of_others(),
     ]);
     ClusterRole { metadata: named(CLUSTER_ROLE), rules: Some(rules), ..ClusterRole::default() }
@@ -48,7 +48,7 @@ pub fn cluster_role() -> ClusterRole {
 pub fn namespaced_cluster_role() -> ClusterRole {
     let mut rules = vec![rule(GROUP, &["keyvaults"], &WATCH), rule(GROUP, &["keyvaults/status"], &["patch"])];
     rules.extend(claims());
-    rules.extend([definitions(&["keyvaultsyncs"]), leases_of_others()]);
+    rules.extend([definitions(&["keyvaultsyncs", "keyvaults", "keyvaultcertificates"]), leases_of_others()]);
     ClusterRole { metadata: named(CLUSTER_ROLE), rules: Some(rules), ..ClusterRole::default() }
 }
 
@@ -124,7 +124,8 @@ fn events() -> PolicyRule {
     rule("events.k8s.io", &["events"], &["create"])
 }
 
-/// Whether the kind of a vanished owner still exists, before its claims are given up.
+/// Whether the definitions fit this version, before any work; whether the kind of a vanished owner still exists, before its claims
+/// are given up.
 fn definitions(plurals: &[&str]) -> PolicyRule {
     PolicyRule {
         resource_names: Some(plurals.iter().map(|plural| format!("{plural}.{GROUP}")).collect()),

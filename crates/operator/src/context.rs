@@ -2,6 +2,7 @@
 //! What is done with it is left to the controllers.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ pub(crate) struct Context {
     pub metrics: Arc<Metrics>,
     /// Set when the operator is to end: nothing new is begun.
     pub stop: CancellationToken,
+    /// The API server dropped a part of what was written into a claim, which is our memory: why the operator ends.
+    pub is_forgotten: AtomicBool,
     /// Who we are in Events.
     pub instance: String,
 }

@@ -1,7 +1,7 @@
 //! `/livez`, `/readyz` and `/metrics` over plain HTTP.
 //! What readiness waits for is left to those who become ready.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,12 +15,17 @@ use crate::telemetry::Metrics;
 
 /// What the operator still waits for before it is ready.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Readiness(Arc<Mutex<BTreeSet<&'static str>>>);
+pub(crate) struct Readiness(Arc<Mutex<BTreeMap<&'static str, Option<String>>>>);
 
 impl Readiness {
     /// Something to wait for.
     pub(crate) fn expect(&self, what: &'static str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(what);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(what, None);
+    }
+
+    /// Why it is still waited for.
+    pub(crate) fn say(&self, what: &'static str, why: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(what, Some(why.to_owned()));
     }
 
     /// It is there.
@@ -28,8 +33,13 @@ impl Readiness {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
     }
 
-    fn waits_for(&self) -> Vec<&'static str> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    fn waits_for(&self) -> Vec<String> {
+        let waits_for = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let words = |(what, why): (&&str, &Option<String>)| match why {
+            Some(why) => format!("{what} ({why})"),
+            None => (*what).to_owned(),
+        };
+        waits_for.iter().map(words).collect()
     }
 }
 

@@ -37,6 +37,12 @@ pub(crate) enum CallError {
         /// The answer.
         source: Box<kube::Error>,
     },
+    /// The definition of the kind does not know all that was written.
+    #[error("the API server did not keep what was written ({what})")]
+    Dropped {
+        /// What was written.
+        what: &'static str,
+    },
 }
 
 impl CallError {
@@ -65,7 +71,7 @@ impl CallError {
                 kube::Error::Api(status) => Some(status),
                 _ => None,
             },
-            CallError::Timeout { .. } => None,
+            CallError::Timeout { .. } | CallError::Dropped { .. } => None,
         }
     }
 

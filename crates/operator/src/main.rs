@@ -3,6 +3,7 @@
 
 mod certificate;
 mod context;
+mod definitions;
 mod disposition;
 mod health;
 mod identity;
@@ -12,6 +13,7 @@ mod keyvault;
 mod kubernetes;
 mod leader;
 mod memory;
+mod news;
 mod owner;
 mod pace;
 mod proofs;
@@ -19,6 +21,7 @@ mod report;
 mod run;
 mod selectors;
 mod settings;
+mod signals;
 mod sync;
 mod telemetry;
 mod token_file;

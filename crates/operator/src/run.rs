@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -26,23 +27,28 @@ use crate::context::{Context, VaultClients};
 use crate::health::Readiness;
 use crate::installation::Others;
 use crate::leader::{Campaign, Leadership, Standing};
+use crate::news::News;
 use crate::settings::Settings;
+use crate::signals::Signals;
 use crate::telemetry::Metrics;
 use crate::wake::{Wake, Woken};
 use crate::world::{Place, Watches, World};
 use crate::{
-    certificate, health, inventory, keyvault, kubernetes, pace, proofs, sync, telemetry, token_file, watch,
-    world,
+    certificate, definitions, health, inventory, keyvault, kubernetes, pace, proofs, sync, telemetry,
+    token_file, watch, world,
 };
 
 /// How long the writes in hand may take after SIGTERM: less than the 30 s Kubernetes waits before it kills.
 const GRACE: Duration = Duration::from_secs(25);
 /// When an object is looked at again whose turn came while the lease had run out.
 const NOT_LEADING: Duration = Duration::from_secs(2);
+/// What becomes of what is not finished.
+const LOOKED_FOR: &str = "announced writes are looked for at the next start";
 /// Retries of what the start needs from the API server.
 const START_RETRY: Duration = Duration::from_secs(2);
 /// What /readyz waits for.
-const EXPECTED: [&str; 9] = [
+const EXPECTED: [&str; 10] = [
+    definitions::DEFINITIONS,
     "KeyVaultSyncs",
     "ClusterKeyVaultSyncs",
     "KeyVaults",
@@ -59,9 +65,10 @@ const EXPECTED: [&str; 9] = [
 /// # Errors
 /// What it cannot begin with, or a task of its own that ended.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
+    let signals = Signals::listen().context("SIGTERM cannot be listened for")?;
     telemetry::start_log(settings.log_format, &settings.log)?;
     let stop = CancellationToken::new();
-    let _signals = tokio::spawn(stop_on_signal(stop.clone()));
+    let told_twice = tokio::spawn(signals.obey(stop.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "keyvault-sync starts");
     let readiness = Readiness::default();
     EXPECTED.into_iter().for_each(|what| readiness.expect(what));
@@ -76,6 +83,10 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let transport = Transport::new(&transport_settings, proofs, fence)
         .context("the connection to Azure cannot be set up")?;
     let work = async {
+        let serves_all = settings.watch_namespaces.is_empty();
+        if !definitions::wait(&client, serves_all, &readiness, &stop).await {
+            return Ok(());
+        }
         let Some(cluster) = cluster_id(&client, &settings, &stop).await else { return Ok(()) };
         readiness.done("API server");
         tracing::info!(cluster = %cluster, installation = %settings.installation, "this is the cluster");
@@ -90,6 +101,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
             others: Others::default(),
             lease,
             stop: stop.clone(),
+            is_forgotten: AtomicBool::new(false),
             client,
             world,
             settings,
@@ -100,6 +112,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     tokio::select! {
         ended = work => ended,
+        _ = told_twice => anyhow::bail!("told to stop a second time: what was in hand is not finished; {LOOKED_FOR}"),
         // It serves until the work is done.
         served = health => served.context("the health server ended")?.context("the health server failed"),
     }
@@ -136,30 +149,20 @@ async fn control(
         () = context.stop.cancelled() => false,
         ended = tasks.join_next() => anyhow::bail!("a task that lasts as long as the operator ended: {ended:?}"),
     };
-    let ended = if leads { lead(context, woken, &mut tasks).await } else { Ok(Finished::Everything) };
+    let ended = if leads { lead(context, woken, &mut tasks).await } else { Ok(()) };
     // What is still on its way keeps the lease until it ends by itself.
-    if matches!(ended, Ok(Finished::Everything)) {
+    if ended.is_ok() {
         over.cancel();
         let _ = campaign.await;
     }
     if context.lease.standing() == Standing::Lost {
         anyhow::bail!("another process leads by now: this one ends, and stands by when it is started again");
     }
-    ended.map(drop)
+    ended
 }
 
-/// Whether everything in hand was finished before the end.
-enum Finished {
-    Everything,
-    NotAll,
-}
-
-/// Works as the one that leads, until the stop or until another leads.
-async fn lead(
-    context: &Arc<Context>,
-    woken: Woken,
-    tasks: &mut JoinSet<&'static str>,
-) -> anyhow::Result<Finished> {
+/// Works as the one that leads, until the stop or until another leads, and everything in hand is finished.
+async fn lead(context: &Arc<Context>, woken: Woken, tasks: &mut JoinSet<&'static str>) -> anyhow::Result<()> {
     tasks.spawn(lasting("inventory", inventory::run(Arc::clone(context))));
     tasks.spawn(lasting("token file", token_file::run(Arc::clone(context))));
     let world = &context.world;
@@ -187,12 +190,12 @@ async fn lead(
     };
     tokio::select! {
         _ = controllers => {
+            anyhow::ensure!(!context.is_forgotten.load(Ordering::Acquire), definitions::changed());
             tracing::info!("stopped");
-            Ok(Finished::Everything)
+            Ok(())
         }
         () = over => {
-            tracing::warn!("stopped before everything in hand was finished; announced writes are looked for at the next start");
-            Ok(Finished::NotAll)
+            anyhow::bail!("not everything in hand was finished within {} s; {LOOKED_FOR}", GRACE.as_secs())
         }
         ended = tasks.join_next() => anyhow::bail!("a task that lasts as long as the operator ended: {ended:?}"),
     }
@@ -240,39 +243,31 @@ where
         })
 }
 
-async fn stop_on_signal(stop: CancellationToken) {
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = terminate => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
-    stop.cancel();
-}
-
 /// The cluster id: as set, or the UID of the namespace kube-system. `None`: told to stop meanwhile.
 async fn cluster_id(client: &Client, settings: &Settings, stop: &CancellationToken) -> Option<ClusterId> {
     if let Some(id) = &settings.cluster_id {
         return Some(id.clone());
     }
     let namespaces: Api<Namespace> = Api::all(client.clone());
+    let mut news = News::default();
     loop {
-        match kubernetes::call("the namespace kube-system", namespaces.get("kube-system")).await {
+        let answer = tokio::select! {
+            answer = kubernetes::call("the namespace kube-system", namespaces.get("kube-system")) => answer,
+            () = stop.cancelled() => return None,
+        };
+        let problem = match answer {
             Ok(namespace) => match ClusterId::parse(&namespace.uid().unwrap_or_default()) {
                 Ok(id) => return Some(id),
                 Err(error) => {
-                    tracing::error!(error, "the UID of kube-system is no cluster id: set --cluster-id")
+                    format!(
+                        "the UID of the namespace kube-system is no cluster id ({error}): set --cluster-id"
+                    )
                 }
             },
-            Err(error) => {
-                tracing::warn!(error = %watch::describe(&error), "the API server does not answer, trying again")
-            }
+            Err(error) => watch::describe(&error),
+        };
+        if news.is(&problem) {
+            tracing::warn!(problem, "the cluster id is not known yet, it is asked for again");
         }
         tokio::select! {
             () = tokio::time::sleep(START_RETRY) => {}

@@ -13,21 +13,22 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::settings::LogFormat;
 
 /// Libraries that log headers or whole answers at a finer level than this, a Secret's among them (kube's client does so at
-/// `warn` with an answer it cannot read); whatever filter is asked for, they say no more.
-const HELD: [(&str, Level); 6] = [
-    ("kube_client::client", Level::ERROR),
-    ("h2", Level::INFO),
-    ("hyper", Level::INFO),
-    ("hyper_util", Level::INFO),
-    ("reqwest", Level::INFO),
-    ("rustls", Level::INFO),
+/// `warn` with an answer it cannot read, and at `error` says of each call that failed what we say of it once); whatever filter is asked
+/// for, they say no more.
+const HELD: [(&str, LevelFilter); 6] = [
+    ("kube_client::client", LevelFilter::OFF),
+    ("h2", LevelFilter::INFO),
+    ("hyper", LevelFilter::INFO),
+    ("hyper_util", LevelFilter::INFO),
+    ("reqwest", LevelFilter::INFO),
+    ("rustls", LevelFilter::INFO),
 ];
 
 /// Starts the log.
@@ -135,7 +136,7 @@ mod tests {
     fn answers_of_the_api_server_are_never_logged() {
         for (target, level, expected) in [
             ("kube_client::client", Level::WARN, false),
-            ("kube_client::client", Level::ERROR, true),
+            ("kube_client::client", Level::ERROR, false),
             ("kube_client::client::builder", Level::DEBUG, false),
             ("hyper::proto", Level::DEBUG, false),
             ("hyper_like", Level::TRACE, true),

@@ -2,6 +2,7 @@
 //! What to write was decided before.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -209,6 +210,15 @@ pub(super) async fn replace_status(
     let now = call("status of a claim", api.replace_status(&name, &PostParams::default(), &changed)).await?;
     let now = Arc::new(now);
     context.world.written.note(claim, Arc::clone(&now));
+    let is_kept = changed.status.as_ref().zip(now.status.as_ref()).is_some_and(|(sent, stored)| {
+        stored.claim_uid == sent.claim_uid && stored.in_flight.is_some() == sent.in_flight.is_some()
+    });
+    if !is_kept {
+        // A definition of another version was put in our place since the start. Without a memory nothing more is begun.
+        context.is_forgotten.store(true, Ordering::Release);
+        context.stop.cancel();
+        return Err(CallError::Dropped { what: "status of a claim" });
+    }
     Ok(now)
 }
 
