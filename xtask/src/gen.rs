@@ -13,6 +13,8 @@ use keyvault_sync_api::admission::{self, Policy};
 use keyvault_sync_api::rbac;
 use serde::Serialize;
 
+use crate::reference;
+
 /// The command that makes every generated file; a failing check prints it.
 const COMMAND: &str = "cargo xtask gen";
 /// Helm installs the definitions in a chart's own folder `crds`, and follows no link out of the chart.
@@ -42,7 +44,10 @@ const REFERENCE: &str = "docs/api.md";
 /// and the command that puts it right.
 pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     let root = root()?;
-    let files = files()?;
+    let mut files = files()?;
+    for (path, text) in reference::pages(&root)? {
+        files.push(Generated { path: path.into(), text });
+    }
     let left_over = left_over(&root, &files)?;
     if check {
         return compare(&root, &files, &left_over);

@@ -6,6 +6,7 @@ mod command;
 mod demo;
 mod r#gen;
 mod promises;
+mod reference;
 mod test;
 mod tidy;
 mod tools;

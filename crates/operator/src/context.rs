@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::identity::Opener;
 use crate::keyvault::{Contacts, Vault};
+use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::settings::Settings;
-use crate::telemetry::{Metrics, VaultCallLabels};
 use crate::world::World;
 
 /// How long a vault is left alone that throttles without saying for how long: Key Vault counts in windows of ten
@@ -68,8 +68,7 @@ impl Context {
     /// A vault answered: the call is counted, the vault's pace and its KeyVault's condition follow.
     pub(crate) fn met<T>(&self, vault: &Vault, operation: &'static str, answer: &Result<T, VaultError>) {
         let outcome = answer.as_ref().map_or_else(|error| error.problem.reason.as_str(), |_| "ok");
-        let labels = VaultCallLabels { vault: vault.host.to_string(), operation, outcome };
-        self.metrics.vault_calls.get_or_create(&labels).inc();
+        self.metrics.vault_calls.inc([vault.host.as_str(), operation, outcome, "none"]);
         if let Err(error) = answer
             && error.problem.reason == Reason::Throttled
         {

@@ -11,7 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-use crate::telemetry::Metrics;
+use crate::metrics::Metrics;
 
 /// What the operator still waits for before it is ready.
 #[derive(Clone, Debug, Default)]

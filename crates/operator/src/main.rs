@@ -9,16 +9,18 @@ mod identity;
 mod inventory;
 mod keyvault;
 mod kubernetes;
+mod log;
 mod memory;
+mod metrics;
 mod owner;
 mod pace;
 mod proofs;
+mod reference;
 mod report;
 mod run;
 mod selectors;
 mod settings;
 mod sync;
-mod telemetry;
 mod token_file;
 mod wake;
 mod watch;
@@ -42,6 +44,10 @@ fn main() -> anyhow::Result<()> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .context("core dumps cannot be turned off")?;
     let command = CommandLine::parse().chosen();
+    if let Command::Reference { what } = command {
+        print!("{}", reference::table(what));
+        return Ok(());
+    }
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
@@ -49,6 +55,7 @@ fn main() -> anyhow::Result<()> {
     let ended = runtime.block_on(async {
         match command {
             Command::Run(settings) => run::run(*settings).await,
+            Command::Reference { .. } => Ok(()),
         }
     });
     runtime.shutdown_timeout(Duration::from_secs(1));

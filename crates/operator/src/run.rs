@@ -23,13 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, VaultClients};
 use crate::health::Readiness;
+use crate::metrics::Metrics;
 use crate::settings::Settings;
-use crate::telemetry::Metrics;
 use crate::wake::{Wake, Woken};
 use crate::world::{Place, Watches, World};
 use crate::{
-    certificate, health, inventory, keyvault, kubernetes, pace, proofs, sync, telemetry, token_file, watch,
-    world,
+    certificate, health, inventory, keyvault, kubernetes, log, pace, proofs, sync, token_file, watch, world,
 };
 
 /// How long the writes in hand may take after SIGTERM: less than the 30 s Kubernetes waits before it kills.
@@ -55,7 +54,7 @@ const EXPECTED: [&str; 10] = [
 /// # Errors
 /// What it cannot begin with, or a task of its own that ended.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
-    telemetry::start_log(settings.log_format, &settings.log)?;
+    log::start(settings.log_format, &settings.log)?;
     let stop = CancellationToken::new();
     let _signals = tokio::spawn(stop_on_signal(stop.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "keyvault-sync starts");

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use crate::health::Readiness;
 use crate::identity;
 use crate::memory::{Planned, Rounds, Written};
-use crate::telemetry::Metrics;
+use crate::metrics::Metrics;
 use crate::wake::Wake;
 use crate::watch::{self, Change, Scope};
 use crate::wisher::{Wisher, WisherKey};
@@ -513,11 +513,6 @@ impl World {
 
     /// Brings the index up to date with a claim.
     fn enter(&self, before: Option<&KeyVaultCertificate>, now: Option<&KeyVaultCertificate>) {
-        match (before, now) {
-            (None, Some(_)) => drop(self.metrics.claims.inc()),
-            (Some(_), None) => drop(self.metrics.claims.dec()),
-            _ => {}
-        }
         let mut index = self.index();
         if let Some(claim) = before {
             let name = claim.name_any();
