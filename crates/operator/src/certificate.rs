@@ -183,11 +183,13 @@ impl<'a> Round<'a> {
             Turn::Queue => {}
         }
         self.content = None;
+        let begun = Instant::now();
         let permit = tokio::select! {
             permit = self.context.pace.permit(&route.vault.host) => permit,
             () = self.context.stop.cancelled() => None,
         };
         let Some(permit) = permit else { return Ok(false) };
+        self.context.metrics.vault_turn_seconds.observe([route.vault.host.as_str()], begun.elapsed());
         if let Some(pause) = self.context.pace.pause_of(&route.vault.host) {
             return Err(pause);
         }

@@ -65,13 +65,12 @@ impl Context {
         Arc::new(Semaphore::new(IN_MEMORY))
     }
 
-    /// A vault answered: the call is counted, the vault's pace and its KeyVault's condition follow.
+    /// A vault answered: the vault's pace and its KeyVault's condition follow.
     pub(crate) fn met<T>(&self, vault: &Vault, operation: &'static str, answer: &Result<T, VaultError>) {
-        let outcome = answer.as_ref().map_or_else(|error| error.problem.reason.as_str(), |_| "ok");
-        self.metrics.vault_calls.inc([vault.host.as_str(), operation, outcome, "none"]);
         if let Err(error) = answer
             && error.problem.reason == Reason::Throttled
         {
+            self.metrics.vault_pauses.inc([vault.host.as_str()]);
             self.pace.pause(&vault.host, error.retry_after.unwrap_or(THROTTLE_PAUSE));
         }
         let met = answer.as_ref().map(|_| ()).map_err(|error| error.problem.clone());

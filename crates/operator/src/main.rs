@@ -1,6 +1,7 @@
 //! The keyvault-sync operator: certificates of Kubernetes Secrets into Azure Key Vault, as KeyVaultSyncs say.
 //! This file starts what the command line asks for: the operator (`run`), or one of the tools for the hand.
 
+mod backlog;
 mod certificate;
 mod context;
 mod disposition;
@@ -12,16 +13,20 @@ mod kubernetes;
 mod log;
 mod memory;
 mod metrics;
+mod observed;
 mod owner;
 mod pace;
 mod proofs;
 mod reference;
 mod report;
 mod run;
+mod scrape;
 mod selectors;
 mod settings;
+mod signs;
 mod sync;
 mod token_file;
+mod traffic;
 mod wake;
 mod watch;
 mod wisher;

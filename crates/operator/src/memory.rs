@@ -67,6 +67,8 @@ struct RoundMemory {
     release: Option<(i64, u32)>,
     /// An announcement from the future, and when it was first seen.
     ahead: Option<(i64, i64)>,
+    /// When (unix seconds) the vault was last known to hold what is wished.
+    succeeded: Option<i64>,
 }
 
 impl Rounds {
@@ -136,6 +138,16 @@ impl Rounds {
     /// The change is in the vault; when it was seen.
     pub(crate) fn pushed(&self, uid: &str) -> Option<Instant> {
         self.with(uid, |round| round.changed_at.take())
+    }
+
+    /// The vault holds what is wished, at this time (unix seconds).
+    pub(crate) fn success(&self, uid: &str, now: i64) {
+        self.with(uid, |round| round.succeeded = Some(now));
+    }
+
+    /// When it was last known to.
+    pub(crate) fn succeeded(&self, uid: &str) -> Option<i64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).and_then(|round| round.succeeded)
     }
 
     /// The claim is gone.

@@ -111,7 +111,7 @@ table! {
     VAULT_PAUSE_SECONDS: Gauge "keyvault_sync_vault_pause_seconds" ["vault"]
         "For how long a vault is still left alone because it asked for fewer calls; 0: it is not";
     TOKEN_REQUESTS: Counter "keyvault_sync_token_requests_total" ["outcome"]
-        "Requests for an access token: ok, refused (the issuer said no), unanswered, or unproven (what the identity proves itself with is missing or bad)";
+        "Requests for an access token: ok, refused (the issuer said no), unanswered (no answer, or none that can be read), or unproven (what the identity proves itself with is missing or bad)";
     WATCH_AGE: Gauge "keyvault_sync_watch_age_seconds" ["watch"]
         "How long ago a watch was last known to be up to date; an idle one is renewed every --watch-timeout";
     WATCH_STARTS: Counter "keyvault_sync_watch_starts_total" ["watch"]

@@ -14,21 +14,22 @@ use k8s_openapi::api::core::v1::Namespace;
 use keyvault_sync_core::ownership::ClusterId;
 use keyvault_sync_vault::{Transport, TransportSettings};
 use kube::api::Api;
-use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::controller::{self, Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, VaultClients};
 use crate::health::Readiness;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
-use crate::wake::{Wake, Woken};
+use crate::signs::Signs;
+use crate::wake::{self, Taken, Wake, Woken};
 use crate::world::{Place, Watches, World};
 use crate::{
-    certificate, health, inventory, keyvault, kubernetes, log, pace, proofs, sync, token_file, watch, world,
+    certificate, health, inventory, keyvault, kubernetes, log, observed, pace, proofs, scrape, sync,
+    token_file, traffic, watch, world,
 };
 
 /// How long the writes in hand may take after SIGTERM: less than the 30 s Kubernetes waits before it kills.
@@ -61,19 +62,32 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     EXPECTED.into_iter().for_each(|what| readiness.expect(what));
     let metrics = Arc::new(Metrics::default());
-    let health =
-        tokio::spawn(health::serve(settings.health_address, readiness.clone(), Arc::clone(&metrics)));
+    let signs = Signs::new(Arc::clone(&metrics), settings.watch_timeout.into());
+    metrics.collect(scrape::Vitals::of(&signs));
+    let _heart = tokio::spawn(Arc::clone(&signs).beat());
+    let page = health::Page {
+        readiness: readiness.clone(),
+        metrics: Arc::clone(&metrics),
+        signs: Arc::clone(&signs),
+    };
+    let health = health::serve(settings.health_address, page)?;
     let transport_settings = transport_settings(&settings)?;
     let client = kubernetes::client().await.context("the Kubernetes API server cannot be reached")?;
+    let client = traffic::counted(client, Arc::clone(&metrics));
     let proofs = Arc::new(proofs::ClusterProofs::new(client.clone()));
-    let transport =
-        Transport::new(&transport_settings, proofs).context("the connection to Azure cannot be set up")?;
+    let transport = Transport::observed(
+        &transport_settings,
+        proofs,
+        Arc::new(observed::VaultCalls(Arc::clone(&metrics))),
+    )
+    .context("the connection to Azure cannot be set up")?;
     let work = async {
         let Some(cluster) = cluster_id(&client, &settings, &stop).await else { return Ok(()) };
         readiness.done("API server");
         tracing::info!(cluster = %cluster, installation = settings.installation, "this is the cluster");
         let (wake, woken) = Wake::new();
-        let (world, watches) = World::new(&client, &place(&client, &settings), wake, Arc::clone(&metrics));
+        let (world, watches) = World::new(&client, &place(&client, &settings), wake, &signs);
+        signs.queues(world.wake.backlogs());
         let context = Arc::new(Context {
             instance: instance(),
             vaults: VaultClients::new(transport),
@@ -87,6 +101,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
             cluster,
             metrics,
         });
+        context.metrics.collect(scrape::Scrape::of(&context));
         control(&context, watches, woken, &readiness).await
     };
     tokio::select! {
@@ -118,18 +133,13 @@ async fn control(
     }
     let world = &context.world;
     let controllers = futures::future::join5(
-        controller("sync", world.syncs.clone(), woken.syncs, context, sync::reconcile),
-        controller(
-            "cluster sync",
-            world.cluster_syncs.clone(),
-            woken.cluster_syncs,
-            context,
-            sync::reconcile_cluster,
-        ),
-        controller("certificate", world.claims.clone(), woken.claims, context, certificate::reconcile),
-        controller("keyvault", world.vaults.clone(), woken.vaults, context, keyvault::reconcile),
-        controller("orphan", world.claims.clone(), woken.orphans, context, sync::orphan::reconcile),
+        controller(world.syncs.clone(), woken.syncs, context, sync::reconcile),
+        controller(world.cluster_syncs.clone(), woken.cluster_syncs, context, sync::reconcile_cluster),
+        controller(world.claims.clone(), woken.claims, context, certificate::reconcile),
+        controller(world.vaults.clone(), woken.vaults, context, keyvault::reconcile),
+        controller(world.claims.clone(), woken.orphans, context, sync::orphan::reconcile),
     );
+    context.metrics.leader.set(1);
     readiness.done("controllers");
     tracing::info!("ready");
     let over = async {
@@ -160,27 +170,43 @@ async fn lasting(what: &'static str, task: impl Future<Output = ()>) -> &'static
 /// One controller over one queue. Each object has one round at a time; how many objects at once is left to the vaults'
 /// permits, because the runtime's own limit is not fair.
 fn controller<K, Reconciling>(
-    name: &'static str,
     store: Store<K>,
-    woken: UnboundedReceiver<ObjectRef<K>>,
+    woken: Taken<K>,
     context: &Arc<Context>,
-    reconcile: impl FnMut(Arc<K>, Arc<Context>) -> Reconciling,
+    mut reconcile: impl FnMut(Arc<K>, Arc<Context>) -> Reconciling,
 ) -> impl Future<Output = ()>
 where
     K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     Reconciling: Future<Output = Result<Action, Infallible>> + Send + 'static,
     K::DynamicType: Eq + Hash,
 {
+    let Taken { receiver, backlog } = woken;
+    backlog.open();
+    let ledger = Arc::clone(&backlog);
+    let round = move |object: Arc<K>, context: Arc<Context>| {
+        let under_way = ledger.begin(wake::entry(&ObjectRef::from_obj(object.as_ref())));
+        let (controller, metrics) = (ledger.controller, Arc::clone(&context.metrics));
+        let reconciling = reconcile(object, context);
+        async move {
+            let ended = reconciling.await;
+            metrics.round_seconds.observe([controller], under_way.elapsed());
+            ended
+        }
+    };
     Controller::for_stream(futures::stream::pending(), store)
         .with_config(Config::default().concurrency(0))
-        .reconcile_on(tokio_stream::wrappers::UnboundedReceiverStream::new(woken))
+        .reconcile_on(tokio_stream::wrappers::UnboundedReceiverStream::new(receiver))
         .graceful_shutdown_on(context.stop.clone().cancelled_owned())
-        .run(reconcile, |_, never: &Infallible, _| match *never {}, Arc::clone(context))
-        .for_each(move |ended| async move {
+        .run(round, |_, never: &Infallible, _| match *never {}, Arc::clone(context))
+        .for_each(move |ended| {
             // An object that is gone by the time its turn comes is no news.
             if let Err(error) = ended {
-                tracing::trace!(controller = name, error = %watch::describe(&error), "a round was not made");
+                if let controller::Error::ObjectNotFound(gone) = &error {
+                    backlog.vanished(&wake::entry(&gone.as_ref().clone().into_kind_unchecked::<K>(())));
+                }
+                tracing::trace!(controller = backlog.controller, error = %watch::describe(&error), "a round was not made");
             }
+            std::future::ready(())
         })
 }
 

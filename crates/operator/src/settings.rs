@@ -124,6 +124,11 @@ pub(crate) struct Settings {
     #[arg(long, env = "KEYVAULT_SYNC_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
     pub health_address: SocketAddr,
 
+    /// After how long a watch of the API server is ended and asked for anew: shorter than anything on the way lets a quiet
+    /// connection live (AKS: 240 s). A watch that shows nothing for three times as long fails /livez.
+    #[arg(long, env = "KEYVAULT_SYNC_WATCH_TIMEOUT", default_value = "200s")]
+    pub watch_timeout: Span,
+
     /// Whether each certificate has metrics of its own (expiry, last success, state, versions), at most 5000 of them.
     #[arg(long, env = "KEYVAULT_SYNC_CERTIFICATE_METRICS", default_value = "on")]
     pub certificate_metrics: Switch,

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use crate::health::Readiness;
 use crate::identity;
 use crate::memory::{Planned, Rounds, Written};
-use crate::metrics::Metrics;
+use crate::signs::Signs;
 use crate::wake::Wake;
 use crate::watch::{self, Change, Scope};
 use crate::wisher::{Wisher, WisherKey};
@@ -99,7 +99,6 @@ pub(crate) struct World {
     pub(crate) rounds: Rounds,
     /// Resources planned since the start.
     pub(crate) planned: Planned,
-    metrics: Arc<Metrics>,
     index: Mutex<Index>,
     is_filled: AtomicBool,
 }
@@ -137,13 +136,13 @@ impl World {
         client: &Client,
         place: &Place,
         wake: Wake,
-        metrics: Arc<Metrics>,
+        signs: &Arc<Signs>,
     ) -> (Arc<World>, Watches) {
-        let (world, writers) = World::empty(place, wake, metrics);
+        let (world, writers) = World::empty(place, wake);
         let world = Arc::new(world);
-        let all = watch::config;
+        let all = || watch::config(signs.watch_timeout());
         let (tls, other) = (all().fields(TLS_SECRETS), all().fields(OTHER_SECRETS));
-        let (w, c, served) = (&world, client, place.served.as_deref());
+        let (w, c, served) = (&(Arc::clone(&world), Arc::clone(signs)), client, place.served.as_deref());
         let with_own = place.served_and_own();
         let secrets = || Scope::of(c, with_own.as_deref());
         let mut watches = vec![
@@ -198,7 +197,7 @@ impl World {
     }
 
     /// A world of which nothing is known yet, and who fills it.
-    fn empty(place: &Place, wake: Wake, metrics: Arc<Metrics>) -> (World, Writers) {
+    fn empty(place: &Place, wake: Wake) -> (World, Writers) {
         let accounts = place.watched().map(|name| (name.to_owned(), Writer::default())).collect();
         let writers = Writers { accounts, ..Writers::default() };
         let world = World {
@@ -220,7 +219,6 @@ impl World {
             written: Written::default(),
             rounds: Rounds::default(),
             planned: Planned::default(),
-            metrics,
             index: Mutex::default(),
             is_filled: AtomicBool::new(false),
         };
@@ -652,7 +650,7 @@ impl Place {
 
 /// One watch, for its store and for one of the world's ears.
 fn keep<K>(
-    world: &Arc<World>,
+    (world, signs): &(Arc<World>, Arc<Signs>),
     scopes: Vec<Scope<K>>,
     what: &'static str,
     config: watcher::Config,
@@ -663,9 +661,9 @@ fn keep<K>(
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    let world = Arc::clone(world);
+    let (world, signs) = (Arc::clone(world), Arc::clone(signs));
     let tell = move |change| tell(&world, &change);
-    (what, Box::pin(watch::run(what, scopes, config, writer, trim, tell)))
+    (what, Box::pin(async move { watch::run(what, &signs, scopes, config, writer, trim, tell).await }))
 }
 
 fn sources(claim: &KeyVaultCertificate) -> impl Iterator<Item = (String, String)> {

@@ -24,7 +24,7 @@ impl Stage {
 
     fn at(place: Place) -> Self {
         let (wake, woken) = Wake::new();
-        let (world, writers) = World::empty(&place, wake, Arc::default());
+        let (world, writers) = World::empty(&place, wake);
         world.is_filled.store(true, Ordering::Release);
         let mut stage = Self { world, writers, woken };
         stage.furnish();
