@@ -2,7 +2,7 @@
 //! What readiness waits for is left to those who become ready.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
@@ -55,8 +55,12 @@ pub(crate) fn serve(
     address: SocketAddr,
     page: Page,
 ) -> anyhow::Result<oneshot::Receiver<anyhow::Result<()>>> {
-    let listener = std::net::TcpListener::bind(address)
+    let listener = TcpListener::bind(address)
         .with_context(|| format!("--health-address {address} cannot be listened on"))?;
+    serve_on(listener, page)
+}
+
+fn serve_on(listener: TcpListener, page: Page) -> anyhow::Result<oneshot::Receiver<anyhow::Result<()>>> {
     listener.set_nonblocking(true)?;
     tracing::info!(address = %listener.local_addr()?, "serving /livez, /readyz and /metrics");
     let (ended, ending) = oneshot::channel();
@@ -68,7 +72,7 @@ pub(crate) fn serve(
     Ok(ending)
 }
 
-async fn answer(listener: std::net::TcpListener, page: Page) -> anyhow::Result<()> {
+async fn answer(listener: TcpListener, page: Page) -> anyhow::Result<()> {
     let router = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -97,4 +101,56 @@ async fn readyz(State(page): State<Page>) -> (StatusCode, String) {
 async fn metrics_page(State(page): State<Page>) -> impl IntoResponse {
     let kind = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
     (kind, page.metrics.encode())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn ask(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// Asks until the answer begins so, or half a minute has passed.
+    fn answers(address: SocketAddr, path: &str, expected: &str) -> String {
+        let limit = Instant::now() + Duration::from_secs(30);
+        loop {
+            let answer = ask(address, path);
+            if answer.starts_with(expected) || Instant::now() > limit {
+                return answer;
+            }
+        }
+    }
+
+    #[test]
+    fn a_runtime_that_is_blocked_fails_livez_which_answers_all_the_same() {
+        let metrics = Arc::<Metrics>::default();
+        let signs = Signs::with_heartbeat_limit(Arc::clone(&metrics), Duration::from_secs(2));
+        let page = Page { readiness: Readiness::default(), metrics, signs: Arc::clone(&signs) };
+        let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = free.local_addr().unwrap();
+        let _ended = serve_on(free, page).unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(signs.beat());
+        assert!(answers(address, "/livez", "HTTP/1.0 200").ends_with("ok"));
+        // The only worker waits for what comes last.
+        let (release, released) = mpsc::channel::<()>();
+        runtime.spawn(async move { drop(released.recv()) });
+        let stuck = answers(address, "/livez", "HTTP/1.0 503");
+        assert!(stuck.contains("no task has run for"), "{stuck}");
+        assert!(ask(address, "/metrics").starts_with("HTTP/1.0 200"));
+        drop(release);
+        assert!(answers(address, "/livez", "HTTP/1.0 200").ends_with("ok"), "it goes on");
+    }
 }

@@ -159,7 +159,8 @@ mod tests {
         let busy = pace.loads().into_iter().find(|load| load.host == host("first")).unwrap();
         assert_eq!((busy.free, busy.waiting, busy.pause), (0, 0, Duration::ZERO));
         {
-            let mut waits = std::pin::pin!(pace.permit(&host("first")));
+            let first = host("first");
+            let mut waits = std::pin::pin!(pace.permit(&first));
             assert!(futures::poll!(waits.as_mut()).is_pending());
             assert!(pace.loads().iter().any(|load| load.waiting == 1));
         }

@@ -82,7 +82,7 @@ mod tests {
             ("PATCH", "/api/v1/secrets/a", "patch"),
             ("OPTIONS", "/", "other"),
         ] {
-            let request = Request::builder().method(method).uri(uri).body(Body::empty()).unwrap();
+            let request = axum::http::Request::builder().method(method).uri(uri).body(Body::empty()).unwrap();
             assert_eq!(verb(&request), expected, "{method} {uri}");
         }
     }
