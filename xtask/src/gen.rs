@@ -13,7 +13,7 @@ use keyvault_sync_api::admission::{self, Policy};
 use keyvault_sync_api::rbac;
 use serde::Serialize;
 
-use crate::reference;
+use crate::{monitoring, reference};
 
 /// The command that makes every generated file; a failing check prints it.
 const COMMAND: &str = "cargo xtask gen";
@@ -90,6 +90,11 @@ fn files() -> anyhow::Result<Vec<Generated>> {
     files.extend(policies(ADMISSION_FOLDER, OPERATOR, OPERATOR)?);
     files.extend(policies(CHART_ADMISSION_FOLDER, CHART_NAMESPACE, CHART_SERVICE_ACCOUNT)?);
     files.push(Generated { path: REFERENCE.into(), text: reference(&crds) });
+    let rules = fs::read_to_string(root()?.join(monitoring::RULES)).context(monitoring::RULES)?;
+    files.push(Generated {
+        path: monitoring::RULE_OBJECT.into(),
+        text: yaml(&monitoring::rule_object(&rules)?)?,
+    });
     Ok(files)
 }
 

@@ -5,6 +5,7 @@ mod bench;
 mod command;
 mod demo;
 mod r#gen;
+mod monitoring;
 mod promises;
 mod reference;
 mod test;
