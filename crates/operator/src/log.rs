@@ -3,7 +3,8 @@
 
 use std::io::IsTerminal;
 
-use tracing::Level;
+use opentelemetry_sdk::trace::Tracer;
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -13,33 +14,52 @@ use crate::settings::LogFormat;
 
 /// Libraries that log headers or whole answers at a finer level than this, a Secret's among them (kube's client does so at
 /// `warn` with an answer it cannot read); whatever filter is asked for, they say no more.
-const HELD: [(&str, Level); 6] = [
+const HELD: [(&str, Level); 9] = [
     ("kube_client::client", Level::ERROR),
     ("h2", Level::INFO),
     ("hyper", Level::INFO),
     ("hyper_util", Level::INFO),
     ("reqwest", Level::INFO),
     ("rustls", Level::INFO),
+    ("opentelemetry", Level::WARN),
+    ("opentelemetry_sdk", Level::WARN),
+    ("opentelemetry_otlp", Level::WARN),
 ];
 
-/// Starts the log.
+/// Starts the log, and with a tracer the making of traces.
 ///
 /// # Errors
 /// A sentence about a filter that cannot be read.
-pub(crate) fn start(format: LogFormat, filter: &str) -> anyhow::Result<()> {
+pub(crate) fn start(format: LogFormat, filter: &str, tracer: Option<Tracer>) -> anyhow::Result<()> {
     let asked = EnvFilter::try_new(filter).map_err(|error| anyhow::anyhow!("--log {filter:?}: {error}"))?;
-    let filter = asked.and(filter_fn(|metadata| may_be_logged(metadata.target(), *metadata.level())));
+    let filter = asked.and(filter_fn(|metadata| {
+        // Spans are for traces; a line says all by itself.
+        !metadata.is_span() && may_be_logged(metadata.target(), *metadata.level())
+    }));
+    let spans = tracer.map(|tracer| {
+        let is_ours =
+            |metadata: &Metadata<'_>| metadata.is_span() && metadata.target().starts_with("keyvault_sync");
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(filter_fn(is_ours))
+    });
     // Colours are orders to a terminal; whatever else reads the log gets none.
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Json => {
-            tracing_subscriber::registry().with(lines.json().flatten_event(true).with_filter(filter)).init();
+            let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            tracing_subscriber::registry().with(spans).with(lines.with_filter(filter)).init();
         }
-        LogFormat::Text => {
-            tracing_subscriber::registry().with(lines.with_target(false).with_filter(filter)).init()
-        }
+        LogFormat::Text => tracing_subscriber::registry()
+            .with(spans)
+            .with(lines.with_target(false).with_filter(filter))
+            .init(),
     }
     Ok(())
 }

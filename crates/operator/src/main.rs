@@ -26,6 +26,7 @@ mod settings;
 mod signs;
 mod sync;
 mod token_file;
+mod traces;
 mod traffic;
 mod wake;
 mod watch;

@@ -135,6 +135,11 @@ impl Rounds {
         self.with(uid, |round| *round.changed_at.get_or_insert_with(Instant::now))
     }
 
+    /// When a change that is worked on was seen.
+    pub(crate) fn change_seen(&self, uid: &str) -> Option<Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).and_then(|round| round.changed_at)
+    }
+
     /// The change is in the vault; when it was seen.
     pub(crate) fn pushed(&self, uid: &str) -> Option<Instant> {
         self.with(uid, |round| round.changed_at.take())
@@ -142,7 +147,11 @@ impl Rounds {
 
     /// The vault holds what is wished, at this time (unix seconds).
     pub(crate) fn success(&self, uid: &str, now: i64) {
-        self.with(uid, |round| round.succeeded = Some(now));
+        self.with(uid, |round| {
+            round.succeeded = Some(now);
+            // A change that needed no push is not the beginning of the next one.
+            round.changed_at = None;
+        });
     }
 
     /// When it was last known to.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use keyvault_sync_core::reason::Reason;
 use keyvault_sync_vault::{Called, Observer, TokenOutcome};
+use tracing::Span;
 
 use crate::metrics::Metrics;
 
@@ -16,6 +17,14 @@ impl Observer for VaultCalls {
         let outcome = call.failure.map_or("ok", Reason::as_str);
         let code = call.status.map_or("none".to_owned(), |status| status.to_string());
         self.0.vault_calls.inc([call.vault.as_str(), call.operation, outcome, &code]);
+        let span = Span::current();
+        span.record("outcome", outcome);
+        if let Some(status) = call.status {
+            span.record("http.response.status_code", status);
+        }
+        if let Some(id) = call.request_id {
+            span.record("az.service_request_id", id);
+        }
         self.0.vault_call_seconds.observe([call.vault.as_str()], call.took);
     }
 

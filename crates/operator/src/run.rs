@@ -25,6 +25,7 @@ use crate::health::Readiness;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::signs::Signs;
+use crate::traces::Traces;
 use crate::wake::{self, Taken, Wake, Woken};
 use crate::world::{Place, Watches, World};
 use crate::{
@@ -55,7 +56,19 @@ const EXPECTED: [&str; 10] = [
 /// # Errors
 /// What it cannot begin with, or a task of its own that ended.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
-    log::start(settings.log_format, &settings.log)?;
+    let (traces, untraced) = Traces::from_environment()?;
+    log::start(settings.log_format, &settings.log, traces.as_ref().map(Traces::tracer))?;
+    if let Some(sentence) = untraced {
+        tracing::warn!("{sentence}");
+    }
+    let ended = work(settings).await;
+    if let Some(traces) = traces {
+        traces.flush().await;
+    }
+    ended
+}
+
+async fn work(settings: Settings) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let _signals = tokio::spawn(stop_on_signal(stop.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "keyvault-sync starts");

@@ -617,6 +617,9 @@ impl World {
         let claims: Vec<String> =
             self.index().by_source.get(&source).into_iter().flatten().cloned().collect();
         for claim in &claims {
+            if let Some(uid) = self.claim(claim).and_then(|claim| claim.uid()) {
+                self.rounds.changed(&uid);
+            }
             self.wake.claim(ObjectRef::new(claim));
         }
         // A mere renewal changes no row of any wish.
