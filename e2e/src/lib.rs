@@ -3,6 +3,7 @@
 
 pub mod certificates;
 pub mod cluster;
+pub mod collector;
 mod control_plane;
 mod guardian;
 mod kubeconfig;
@@ -10,6 +11,7 @@ pub mod leaks;
 pub mod operator;
 pub mod process;
 pub mod promises;
+pub mod relay;
 pub mod scene;
 pub mod stage;
 pub mod tools;

@@ -182,6 +182,14 @@ impl Stage {
     /// # Errors
     /// As `operator`.
     pub async fn operator_with(&self, more: &[&str]) -> anyhow::Result<Operator> {
+        self.operator_in(more, &[]).await
+    }
+
+    /// As `operator_with`, with these environment variables besides; they win.
+    ///
+    /// # Errors
+    /// As `operator`.
+    pub async fn operator_in(&self, more: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<Operator> {
         let mut arguments = vec![
             format!("--emulator-address={}", self.emulator.address()),
             format!("--ca-bundle={}", self.ca_bundle.display()),
@@ -195,14 +203,15 @@ impl Stage {
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         let (kubeconfig, federated_token) =
             (self.kubeconfig.display().to_string(), self.federated_token.display().to_string());
-        let variables = [
+        let mut all = vec![
             ("KUBECONFIG", kubeconfig.as_str()),
             ("AZURE_TENANT_ID", TENANT),
             ("AZURE_CLIENT_ID", CLIENT),
             ("AZURE_FEDERATED_TOKEN_FILE", federated_token.as_str()),
         ];
+        all.extend_from_slice(variables);
         self.operators.fetch_add(1, Ordering::Relaxed);
-        Operator::start(&self.program, &arguments, &variables, &self.log_path()).await
+        Operator::start(&self.program, &arguments, &all, &self.log_path()).await
     }
 
     /// The operator that tests which leave it alone share; started at the first call.
@@ -221,6 +230,11 @@ impl Stage {
     /// What makes an application trust a ServiceAccount of this cluster.
     pub fn federated(&self, namespace: &str, account: &str) -> FederatedCredential {
         federated(&self.cluster, namespace, account)
+    }
+
+    /// The operator's kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// The file with the certificate of the emulator's CA.

@@ -29,7 +29,7 @@ use tracing::{Instrument as _, Span};
 use crate::context::Context;
 use crate::pace::{Permit, Turn};
 use crate::sync::{mandate, orphan};
-use crate::traces;
+use crate::traces::{self, Root};
 use crate::wisher::WisherKey;
 use observe::Route;
 use status::Outcome;
@@ -70,8 +70,10 @@ pub(crate) async fn reconcile(
     }
     let uid = claim.uid().unwrap_or_default();
     let round = Round::begin(claim, &context);
-    let span = round.span(context.world.rounds.change_seen(&uid));
-    Ok(round.run().instrument(span).await)
+    let (span, root) = round.traced(context.world.rounds.change_seen(&uid));
+    let action = round.run().instrument(span).await;
+    drop(root);
+    Ok(action)
 }
 
 /// One round over one claim.
@@ -95,9 +97,11 @@ impl<'a> Round<'a> {
     }
 
     /// None for a round that will look at nothing, as nearly all are.
-    fn span(&self, seen: Option<Instant>) -> Span {
+    fn traced(&self, seen: Option<Instant>) -> (Span, Root) {
         match decide(&self.observed) {
-            Next::InSync { .. } | Next::Suspended | Next::Refuse(_) | Next::Wait { .. } => Span::none(),
+            Next::InSync { .. } | Next::Suspended | Next::Refuse(_) | Next::Wait { .. } => {
+                (Span::none(), Root::default())
+            }
             Next::ReadSecret
             | Next::ReadNewest
             | Next::ReadRecorded

@@ -151,11 +151,15 @@ fn client(authorities: Option<&[u8]>) -> anyhow::Result<reqwest::Client> {
     client.build().context("no HTTP client for traces")
 }
 
-/// The span of a round that does something, below a root that began when the Secret's change was `seen`.
-pub(crate) fn round(subject: Subject<'_>, seen: Option<Instant>) -> Span {
+/// The root of a trace; it ends when this is dropped.
+#[derive(Default)]
+pub(crate) struct Root(#[allow(dead_code, reason = "held, never read")] opentelemetry::Context);
+
+/// The span of a round that does something, and its root, which began when the Secret's change was `seen`.
+pub(crate) fn round(subject: Subject<'_>, seen: Option<Instant>) -> (Span, Root) {
     let span = tracing::info_span!("round", certificate = subject.certificate, vault = subject.vault);
     if span.is_disabled() {
-        return span;
+        return (span, Root::default());
     }
     let now = SystemTime::now();
     let began = seen.and_then(|seen| now.checked_sub(seen.elapsed())).unwrap_or(now);
@@ -170,9 +174,10 @@ pub(crate) fn round(subject: Subject<'_>, seen: Option<Instant>) -> Span {
         .with_start_time(began)
         .with_attributes(attributes.map(|(key, value)| KeyValue::new(key, value.to_owned())));
     let root = global::tracer(NAME).build_with_context(builder, &opentelemetry::Context::new());
+    let root = opentelemetry::Context::new().with_span(root);
     // It is no parent only where nothing is traced.
-    let _ = span.set_parent(opentelemetry::Context::new().with_span(root));
-    span
+    let _ = span.set_parent(root.clone());
+    (span, Root(root))
 }
 
 /// The span of one call of a vault; `observed` fills in how it went.
