@@ -146,7 +146,9 @@ mod tests {
         assert!(answers(address, "/livez", "HTTP/1.0 200").ends_with("ok"));
         // The only worker waits for what comes last.
         let (release, released) = mpsc::channel::<()>();
-        runtime.spawn(async move { drop(released.recv()) });
+        runtime.spawn(async move {
+            let _ = released.recv();
+        });
         let stuck = answers(address, "/livez", "HTTP/1.0 503");
         assert!(stuck.contains("no task has run for"), "{stuck}");
         assert!(ask(address, "/metrics").starts_with("HTTP/1.0 200"));
