@@ -3,6 +3,7 @@
 
 pub mod certificates;
 pub mod cluster;
+pub mod collector;
 mod control_plane;
 mod guardian;
 mod kubeconfig;

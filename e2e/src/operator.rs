@@ -175,6 +175,14 @@ impl Operator {
         read(&self.log)
     }
 
+    /// `/livez`: its status and what it says.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn livez(&self) -> anyhow::Result<(u16, String)> {
+        page(self.health, "/livez").await
+    }
+
     /// `/metrics`.
     ///
     /// # Errors

@@ -1,48 +1,50 @@
-//! A way to a server that can be slow: what the server answers arrives late, in order and complete.
-//! What is behind it is the caller's business.
+//! A relay before a server on loopback that can fall silent or be slow: what comes back arrives late, or not for the time being, in
+//! order and complete. What is said over it is left to both ends.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-/// Bytes that are passed on at a time.
+/// Bytes carried at a time.
 const CHUNK: usize = 16 * 1024;
 
-/// A relay on loopback. It ends when it is dropped.
+/// A running relay. Dropping it ends it and its connections.
 #[derive(Debug)]
 pub struct Relay {
     address: SocketAddr,
-    late_millis: Arc<AtomicU64>,
-    task: JoinHandle<()>,
+    faults: watch::Sender<Faults>,
+    accepting: JoinHandle<()>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Faults {
+    is_silent: bool,
+    late: Duration,
 }
 
 impl Relay {
-    /// A relay to this address; not late yet.
+    /// Starts before this server.
     ///
     /// # Errors
-    /// It cannot listen.
-    pub async fn to(server: SocketAddr) -> anyhow::Result<Relay> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("the relay cannot listen")?;
+    /// There is no port on loopback.
+    pub async fn before(server: SocketAddr) -> anyhow::Result<Relay> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("the relay cannot listen")?;
         let address = listener.local_addr()?;
-        let late_millis = Arc::new(AtomicU64::new(0));
-        let late = Arc::clone(&late_millis);
-        let task = tokio::spawn(async move {
-            // Its connections end with it.
-            let mut connections = tokio::task::JoinSet::new();
+        let (faults, seen) = watch::channel(Faults::default());
+        let accepting = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(pass(client, server, Arc::clone(&late)));
+                connections.spawn(carry(client, server, seen.clone()));
                 while connections.try_join_next().is_some() {}
             }
         });
-        Ok(Relay { address, late_millis, task })
+        Ok(Relay { address, faults, accepting })
     }
 
     /// Where it listens.
@@ -50,46 +52,53 @@ impl Relay {
         self.address
     }
 
+    /// From now on nothing comes back, until it does again.
+    pub fn be_silent(&self, is_silent: bool) {
+        self.faults.send_modify(|faults| faults.is_silent = is_silent);
+    }
+
     /// From now on, what the server answers arrives so much later.
-    pub fn late(&self, by: Duration) {
-        self.late_millis.store(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+    pub fn be_late(&self, by: Duration) {
+        self.faults.send_modify(|faults| faults.late = by);
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.task.abort();
+        self.accepting.abort();
     }
 }
 
-async fn pass(client: TcpStream, server: SocketAddr, late: Arc<AtomicU64>) {
+/// Carries both ways until both ends close.
+async fn carry(client: TcpStream, server: SocketAddr, mut faults: watch::Receiver<Faults>) {
     let Ok(server) = TcpStream::connect(server).await else { return };
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
     let (put, mut take) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
-    let asks = async move {
+    let asking = async move {
         let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
         let _ = to_server.shutdown().await;
     };
-    let reads = async move {
-        loop {
-            let mut chunk = vec![0; CHUNK];
-            let Ok(length @ 1..) = from_server.read(&mut chunk).await else { break };
-            chunk.truncate(length);
-            let due = Instant::now() + Duration::from_millis(late.load(Ordering::SeqCst));
-            if put.send((due, chunk)).is_err() {
+    let late = faults.clone();
+    let hearing = async move {
+        let mut chunk = vec![0_u8; CHUNK];
+        while let Ok(length @ 1..) = from_server.read(&mut chunk).await {
+            let due = Instant::now() + late.borrow().late;
+            if put.send((due, chunk[..length].to_vec())).is_err() {
                 break;
             }
         }
     };
-    let answers = async move {
+    let answering = async move {
         while let Some((due, chunk)) = take.recv().await {
             tokio::time::sleep_until(due).await;
+            // The relay is gone: so is its silence.
+            let _ = faults.wait_for(|faults| !faults.is_silent).await;
             if to_client.write_all(&chunk).await.is_err() {
                 break;
             }
         }
         let _ = to_client.shutdown().await;
     };
-    tokio::join!(asks, reads, answers);
+    tokio::join!(asking, hearing, answering);
 }

@@ -219,7 +219,7 @@ impl Stage {
     /// # Errors
     /// As `operator`.
     pub async fn pod(&self, pod: &Pod<'_>, more: &[&str]) -> anyhow::Result<Operator> {
-        let operator = self.begun(pod, more).await?;
+        let operator = self.begun(pod, more, &[]).await?;
         operator.ready().await?;
         Ok(operator)
     }
@@ -229,10 +229,26 @@ impl Stage {
     /// # Errors
     /// It cannot be started, or ends.
     pub async fn operator_begun(&self, more: &[&str]) -> anyhow::Result<Operator> {
-        self.begun(&Pod { name: POD, client: CLIENT, api_server: None }, more).await
+        self.begun(&Pod { name: POD, client: CLIENT, api_server: None }, more, &[]).await
     }
 
-    async fn begun(&self, pod: &Pod<'_>, more: &[&str]) -> anyhow::Result<Operator> {
+    /// As `operator_with`, with these environment variables besides; they win.
+    ///
+    /// # Errors
+    /// As `operator`.
+    pub async fn operator_in(&self, more: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<Operator> {
+        let pod = Pod { name: POD, client: CLIENT, api_server: None };
+        let operator = self.begun(&pod, more, variables).await?;
+        operator.ready().await?;
+        Ok(operator)
+    }
+
+    async fn begun(
+        &self,
+        pod: &Pod<'_>,
+        more: &[&str],
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<Operator> {
         let mut arguments = vec![
             format!("--emulator-address={}", self.emulator.address()),
             format!("--ca-bundle={}", self.ca_bundle.display()),
@@ -254,7 +270,7 @@ impl Stage {
         };
         let (kubeconfig, federated_token) =
             (kubeconfig.display().to_string(), self.federated_token.display().to_string());
-        let variables = [
+        let mut all = vec![
             ("KUBECONFIG", kubeconfig.as_str()),
             ("POD_NAME", pod.name),
             // A container that is started again has its pod's uid: it need not wait for its own lease to end.
@@ -263,8 +279,9 @@ impl Stage {
             ("AZURE_CLIENT_ID", pod.client),
             ("AZURE_FEDERATED_TOKEN_FILE", federated_token.as_str()),
         ];
+        all.extend_from_slice(variables);
         self.operators.fetch_add(1, Ordering::Relaxed);
-        Operator::start(&self.program, &arguments, &variables, &self.log_path()).await
+        Operator::start(&self.program, &arguments, &all, &self.log_path()).await
     }
 
     /// The operator that tests which leave it alone share; started at the first call.
@@ -283,6 +300,11 @@ impl Stage {
     /// What makes an application trust a ServiceAccount of this cluster.
     pub fn federated(&self, namespace: &str, account: &str) -> FederatedCredential {
         federated(&self.cluster, namespace, account)
+    }
+
+    /// The operator's kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// The file with the certificate of the emulator's CA.

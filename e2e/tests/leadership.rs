@@ -102,7 +102,7 @@ async fn a_leader_suspended_after_its_announcement_begins_no_write(scene: Scene)
     let two = Two::with(&scene, Pod { api_server: Some(relay.address()), ..FIRST }, LEASE).await?;
     two.pushed(&["web-a"]).await?;
     // The answer to the announcement is still on its way when the process stops.
-    relay.late(Duration::from_millis(2_500));
+    relay.be_late(Duration::from_millis(2_500));
     let renewed = scene.renew("web-a").await?;
     wait::object(
         &scene.claims(),
@@ -171,11 +171,11 @@ async fn an_api_server_that_answers_late_costs_the_lead(scene: Scene) -> anyhow:
     let two = Two::with(&scene, Pod { api_server: Some(relay.address()), ..FIRST }, LEASE).await?;
     two.pushed(&["web-a"]).await?;
     // Longer than a call about the Lease may take, and than an announcement may: what it asks for is done, and it never hears of it.
-    relay.late(Duration::from_secs(8));
+    relay.be_late(Duration::from_secs(8));
     let renewed = scene.renew("web-a").await?;
     two.led_by(&SECOND).await?;
     scene.holds("many", "web-a", &renewed).await?;
-    relay.late(Duration::ZERO);
+    relay.be_late(Duration::ZERO);
     two.ended_as_lost().await?;
     ensure!(scene.versions("web-a").len() == 2, "{:?}", two.calls_of(&FIRST));
     two.no_write_outlived_its_lease()?;
@@ -364,5 +364,5 @@ async fn ended_as_lost(operator: &Operator) -> anyhow::Result<()> {
 async fn relay(scene: &Scene) -> anyhow::Result<Relay> {
     let url = scene.stage().cluster.url();
     let address = url.trim_start_matches("https://").parse().with_context(|| url.clone())?;
-    Relay::to(address).await
+    Relay::before(address).await
 }

@@ -13,6 +13,8 @@ use keyvault_sync_api::admission::{self, Policy};
 use keyvault_sync_api::rbac;
 use serde::Serialize;
 
+use crate::{monitoring, reference};
+
 /// The command that makes every generated file; a failing check prints it.
 const COMMAND: &str = "cargo xtask gen";
 /// Helm installs the definitions in a chart's own folder `crds`, and follows no link out of the chart.
@@ -43,7 +45,10 @@ const REFERENCE: &str = "docs/api.md";
 /// and the command that puts it right.
 pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     let root = root()?;
-    let files = files()?;
+    let mut files = files()?;
+    for (path, text) in reference::pages(&root)? {
+        files.push(Generated { path: path.into(), text });
+    }
     let left_over = left_over(&root, &files)?;
     if check {
         return compare(&root, &files, &left_over);
@@ -86,6 +91,11 @@ fn files() -> anyhow::Result<Vec<Generated>> {
     files.extend(policies(ADMISSION_FOLDER, OPERATOR, OPERATOR)?);
     files.extend(policies(CHART_ADMISSION_FOLDER, CHART_NAMESPACE, CHART_SERVICE_ACCOUNT)?);
     files.push(Generated { path: REFERENCE.into(), text: reference(&crds) });
+    let rules = fs::read_to_string(root()?.join(monitoring::RULES)).context(monitoring::RULES)?;
+    files.push(Generated {
+        path: monitoring::RULE_OBJECT.into(),
+        text: yaml(&monitoring::rule_object(&rules)?)?,
+    });
     Ok(files)
 }
 

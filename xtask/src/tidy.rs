@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use crate::command;
+use crate::{command, monitoring};
 
 /// Everything core may stand on directly. A new line here is a decision: is it pure, maintained, needed?
 const CORE_DEPENDENCIES: &[&str] = &[
@@ -74,6 +74,10 @@ const CHECKS: &[Check] = &[
     Check { promise: "every source file says what it is for", run: headers },
     Check { promise: "nothing is left to be done later", run: leftovers },
     Check { promise: "no path of somebody's machine", run: machine_paths },
+    Check {
+        promise: "alerts and dashboard ask for metrics that exist, and each alert has its runbook",
+        run: monitoring,
+    },
     Check { promise: "links between documents lead somewhere", run: links },
 ];
 
@@ -245,6 +249,12 @@ fn machine_paths(sources: &[Source]) -> anyhow::Result<Vec<String>> {
         }
     }
     Ok(findings)
+}
+
+fn monitoring(sources: &[Source]) -> anyhow::Result<Vec<String>> {
+    let text =
+        |path: &str| sources.iter().find(|source| source.path == path).map(|source| source.text.as_str());
+    monitoring::findings(text)
 }
 
 fn links(sources: &[Source]) -> anyhow::Result<Vec<String>> {

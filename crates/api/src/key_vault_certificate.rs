@@ -237,6 +237,12 @@ pub struct KeyVaultCertificateStatus {
     #[schemars(with = "String", length(max = limits::DIGEST_LENGTH_MAX))]
     pub version: Option<String>,
 
+    /// How many versions keyvault-sync has imported under this name since it made the claim; the vault may have more. Azure
+    /// cannot back up a certificate with more than 500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i64")]
+    pub versions: Option<i64>,
+
     /// Address of the secret behind the certificate, without version: what Application Gateway and Front Door ask
     /// for, for example https://contoso.vault.azure.net/secrets/web-prod.
     #[serde(default, skip_serializing_if = "Option::is_none")]

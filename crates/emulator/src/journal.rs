@@ -101,6 +101,8 @@ pub struct Call {
     pub client_id: Option<String>,
     /// `x-ms-client-request-id` as sent.
     pub client_request_id: Option<String>,
+    /// `x-ms-request-id` of the answer; none while under way.
+    pub request_id: Option<String>,
     /// Whether the call changed the vault.
     pub committed: bool,
     /// Whether the answer was sent (false: lost by a fault, or still under way).
@@ -155,6 +157,7 @@ impl Journal {
             code: None,
             client_id: None,
             client_request_id: beginning.client_request_id,
+            request_id: None,
             committed: false,
             answered: false,
         });

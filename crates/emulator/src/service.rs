@@ -358,7 +358,9 @@ impl Service {
     }
 
     fn render(&self, call: &Received, outcome: Outcome) -> Response<Body> {
+        let id = random::guid();
         self.journal.note(call.number, |entry| {
+            entry.request_id = Some(id.clone());
             entry.status = Some(outcome.status.as_u16());
             entry.code.clone_from(&outcome.code);
             entry.committed = outcome.committed;
@@ -383,7 +385,7 @@ impl Service {
             }
             Party::Entra(_) => {}
         }
-        if let Ok(id) = HeaderValue::from_str(&random::guid()) {
+        if let Ok(id) = HeaderValue::from_str(&id) {
             headers.insert("x-ms-request-id", id);
         }
         response

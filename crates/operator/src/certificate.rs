@@ -24,10 +24,12 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span};
 
 use crate::context::Context;
 use crate::pace::{Permit, Turn};
 use crate::sync::{mandate, orphan};
+use crate::traces::{self, Root};
 use observe::Route;
 use status::Outcome;
 
@@ -65,7 +67,12 @@ pub(crate) async fn reconcile(
         // Nor if its owner does not mean its Secrets: what is written there may be of yesterday, or forged.
         return Ok(Action::requeue(MANDATE_RETRY));
     }
-    Ok(Round::begin(claim, &context).run().await)
+    let uid = claim.uid().unwrap_or_default();
+    let round = Round::begin(claim, &context);
+    let (span, root) = round.traced(context.world.rounds.change_seen(&uid));
+    let action = round.run().instrument(span).await;
+    drop(root);
+    Ok(action)
 }
 
 /// One round over one claim.
@@ -88,11 +95,26 @@ impl<'a> Round<'a> {
         Self { context, claim, route, observed, content: None, permit: None, given_up: false }
     }
 
+    /// None for a round that will look at nothing, as nearly all are.
+    fn traced(&self, seen: Option<Instant>) -> (Span, Root) {
+        match decide(&self.observed) {
+            Next::InSync { .. } | Next::Suspended | Next::Refuse(_) | Next::Wait { .. } => {
+                (Span::none(), Root::default())
+            }
+            Next::ReadSecret
+            | Next::ReadNewest
+            | Next::ReadRecorded
+            | Next::ReadDeleted
+            | Next::AskOwner(_)
+            | Next::Write(_) => traces::round(status::subject(&self.claim), seen),
+        }
+    }
+
     async fn run(mut self) -> Action {
         for _ in 0..STEPS_MAX {
             let next = decide(&self.observed);
             let end = match next {
-                Next::ReadSecret => self.read_secret().await,
+                Next::ReadSecret => self.read_secret().instrument(tracing::info_span!("read Secret")).await,
                 Next::ReadNewest => self.read_newest().await,
                 Next::ReadRecorded => self.read_recorded().await,
                 Next::ReadDeleted => self.read_deleted().await,
@@ -182,11 +204,16 @@ impl<'a> Round<'a> {
             Turn::Queue => {}
         }
         self.content = None;
-        let permit = tokio::select! {
-            permit = self.context.pace.permit(&route.vault.host) => permit,
-            () = self.context.stop.cancelled() => None,
+        let begun = Instant::now();
+        let waiting = async {
+            tokio::select! {
+                permit = self.context.pace.permit(&route.vault.host) => permit,
+                () = self.context.stop.cancelled() => None,
+            }
         };
+        let permit = waiting.instrument(tracing::info_span!("wait for a turn")).await;
         let Some(permit) = permit else { return Ok(false) };
+        self.context.metrics.vault_turn_seconds.observe([route.vault.host.as_str()], begun.elapsed());
         if let Some(pause) = self.context.pace.pause_of(&route.vault.host) {
             return Err(pause);
         }
@@ -273,7 +300,8 @@ impl<'a> Round<'a> {
         // Neither the Secret nor the turn at the vault is needed for the rest.
         drop((content, permit));
         let copies = copies::compare(&claim, context, &observed, &outcome).await;
-        status::report(context, &claim, &observed, outcome, copies).await
+        let reporting = status::report(context, &claim, &observed, outcome, copies);
+        reporting.instrument(tracing::info_span!("report")).await
     }
 }
 
@@ -285,7 +313,7 @@ pub(crate) async fn ask<T>(
     call: impl AsyncFnOnce(Arc<VaultClient>) -> Result<T, VaultError>,
 ) -> Result<T, VaultError> {
     let answer = match context.vaults.client(&route.vault.host, &route.identity) {
-        Ok(client) => call(client).await,
+        Ok(client) => call(client).instrument(traces::vault_call(operation, route.vault.host.as_str())).await,
         Err(error) => Err(error),
     };
     context.met(&route.vault, operation, &answer);

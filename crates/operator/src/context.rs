@@ -21,9 +21,9 @@ use crate::identity::Opener;
 use crate::installation::Others;
 use crate::keyvault::{Contacts, Vault};
 use crate::leader::Leadership;
+use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::settings::Settings;
-use crate::telemetry::{Metrics, VaultCallLabels};
 use crate::world::World;
 
 /// How long a vault is left alone that throttles without saying for how long: Key Vault counts in windows of ten
@@ -74,14 +74,12 @@ impl Context {
         Arc::new(Semaphore::new(IN_MEMORY))
     }
 
-    /// A vault answered: the call is counted, the vault's pace and its KeyVault's condition follow.
+    /// A vault answered: the vault's pace and its KeyVault's condition follow.
     pub(crate) fn met<T>(&self, vault: &Vault, operation: &'static str, answer: &Result<T, VaultError>) {
-        let outcome = answer.as_ref().map_or_else(|error| error.problem.reason.as_str(), |_| "ok");
-        let labels = VaultCallLabels { vault: vault.host.to_string(), operation, outcome };
-        self.metrics.vault_calls.get_or_create(&labels).inc();
         if let Err(error) = answer
             && error.problem.reason == Reason::Throttled
         {
+            self.metrics.vault_pauses.inc([vault.host.as_str()]);
             self.pace.pause(&vault.host, error.retry_after.unwrap_or(THROTTLE_PAUSE));
         }
         let met = answer.as_ref().map(|_| ()).map_err(|error| error.problem.clone());

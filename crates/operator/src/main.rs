@@ -1,6 +1,7 @@
 //! The keyvault-sync operator: certificates of Kubernetes Secrets into Azure Key Vault, as KeyVaultSyncs say.
 //! This file starts what the command line asks for: the operator (`run`), or one of the tools for the hand.
 
+mod backlog;
 mod certificate;
 mod context;
 mod definitions;
@@ -12,19 +13,26 @@ mod inventory;
 mod keyvault;
 mod kubernetes;
 mod leader;
+mod log;
 mod memory;
+mod metrics;
 mod news;
+mod observed;
 mod owner;
 mod pace;
 mod proofs;
+mod reference;
 mod report;
 mod run;
+mod scrape;
 mod selectors;
 mod settings;
 mod signals;
+mod signs;
 mod sync;
-mod telemetry;
 mod token_file;
+mod traces;
+mod traffic;
 mod wake;
 mod watch;
 mod wisher;
@@ -47,6 +55,10 @@ fn main() -> anyhow::Result<()> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .context("core dumps cannot be turned off")?;
     let command = CommandLine::parse().chosen();
+    if let Command::Reference { what } = command {
+        print!("{}", reference::table(what));
+        return Ok(());
+    }
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
@@ -54,6 +66,7 @@ fn main() -> anyhow::Result<()> {
     let ended = runtime.block_on(async {
         match command {
             Command::Run(settings) => run::run(*settings).await,
+            Command::Reference { .. } => Ok(()),
         }
     });
     runtime.shutdown_timeout(Duration::from_secs(1));

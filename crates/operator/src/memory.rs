@@ -68,6 +68,8 @@ struct RoundMemory {
     release: Option<(i64, u32)>,
     /// An announcement from the future, and when it was first seen.
     ahead: Option<(i64, i64)>,
+    /// When (unix seconds) the vault was last known to hold what is wished.
+    succeeded: Option<i64>,
 }
 
 impl Rounds {
@@ -134,9 +136,28 @@ impl Rounds {
         self.with(uid, |round| *round.changed_at.get_or_insert_with(Instant::now))
     }
 
+    /// When a change that is worked on was seen.
+    pub(crate) fn change_seen(&self, uid: &str) -> Option<Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).and_then(|round| round.changed_at)
+    }
+
     /// The change is in the vault; when it was seen.
     pub(crate) fn pushed(&self, uid: &str) -> Option<Instant> {
         self.with(uid, |round| round.changed_at.take())
+    }
+
+    /// The vault holds what is wished, at this time (unix seconds).
+    pub(crate) fn success(&self, uid: &str, now: i64) {
+        self.with(uid, |round| {
+            round.succeeded = Some(now);
+            // A change that needed no push is not the beginning of the next one.
+            round.changed_at = None;
+        });
+    }
+
+    /// When it was last known to.
+    pub(crate) fn succeeded(&self, uid: &str) -> Option<i64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).and_then(|round| round.succeeded)
     }
 
     /// The claim is gone.
@@ -147,9 +168,9 @@ impl Rounds {
 
 /// Claims that were taken over from another installation, and what made them ours: the owner with these labels.
 #[derive(Debug, Default)]
-pub(crate) struct Taken(Mutex<HashMap<String, (String, Labels)>>);
+pub(crate) struct Takeovers(Mutex<HashMap<String, (String, Labels)>>);
 
-impl Taken {
+impl Takeovers {
     /// Whether a claim (by uid) of this owner (by uid) with these labels may be taken over now. It may once: if it is taken back,
     /// somebody else selects the same owner, and two who take turns would never end.
     pub(crate) fn may_take(&self, claim: &str, owner: &str, labels: &Labels) -> bool {

@@ -2,6 +2,7 @@
 //! What is done with a permit is left to the certificate controller.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +25,21 @@ pub(crate) struct Pace {
 #[derive(Debug)]
 struct Vault {
     permits: Arc<Semaphore>,
+    waiting: AtomicUsize,
     paused_until: Mutex<Option<Instant>>,
+}
+
+/// How busy a vault is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// Which.
+    pub host: VaultHost,
+    /// Turns that can be had at once.
+    pub free: usize,
+    /// Who waits for a turn.
+    pub waiting: usize,
+    /// For how long it still wants to be left alone.
+    pub pause: Duration,
 }
 
 /// How a turn is to be had.
@@ -59,7 +74,21 @@ impl Pace {
 
     /// Waits for a turn at this vault, first come first served. `None`: never, the operator ends.
     pub(crate) async fn permit(&self, host: &VaultHost) -> Option<Permit> {
-        Arc::clone(&self.vault(host).permits).acquire_owned().await.ok().map(Permit)
+        let vault = self.vault(host);
+        let _waiting = Waiting::of(&vault.waiting);
+        Arc::clone(&vault.permits).acquire_owned().await.ok().map(Permit)
+    }
+
+    /// How busy each vault is that was called since the start.
+    pub(crate) fn loads(&self) -> Vec<Load> {
+        let vaults = self.vaults.lock().unwrap_or_else(PoisonError::into_inner);
+        let load = |(host, vault): (&VaultHost, &Arc<Vault>)| Load {
+            host: host.clone(),
+            free: vault.permits.available_permits(),
+            waiting: vault.waiting.load(Ordering::Relaxed),
+            pause: vault.pause().map(|until| until.duration_since(Instant::now())).unwrap_or_default(),
+        };
+        vaults.iter().map(load).collect()
     }
 
     /// The vault asked to be left alone for this long.
@@ -73,8 +102,28 @@ impl Pace {
     fn vault(&self, host: &VaultHost) -> Arc<Vault> {
         let mut vaults = self.vaults.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(vaults.entry(host.clone()).or_insert_with(|| {
-            Arc::new(Vault { permits: Arc::new(Semaphore::new(AT_A_TIME)), paused_until: Mutex::new(None) })
+            Arc::new(Vault {
+                permits: Arc::new(Semaphore::new(AT_A_TIME)),
+                waiting: AtomicUsize::new(0),
+                paused_until: Mutex::new(None),
+            })
         }))
+    }
+}
+
+/// Counts as waiting until it is dropped, also where waiting is given up.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn of(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -107,6 +156,15 @@ mod tests {
         assert_eq!(held.len(), AT_A_TIME);
         assert!(matches!(pace.turn(&host("first")), Turn::Queue));
         assert!(matches!(pace.turn(&host("second")), Turn::Now(_)));
+        let busy = pace.loads().into_iter().find(|load| load.host == host("first")).unwrap();
+        assert_eq!((busy.free, busy.waiting, busy.pause), (0, 0, Duration::ZERO));
+        {
+            let first = host("first");
+            let mut waits = std::pin::pin!(pace.permit(&first));
+            assert!(futures::poll!(waits.as_mut()).is_pending());
+            assert!(pace.loads().iter().any(|load| load.waiting == 1));
+        }
+        assert!(pace.loads().iter().all(|load| load.waiting == 0), "it was given up");
         held.pop();
         assert!(pace.permit(&host("first")).await.is_some());
     }

@@ -12,7 +12,6 @@ use kube::api::{Api, ObjectMeta, PostParams};
 
 use crate::context::Context;
 use crate::kubernetes::call;
-use crate::telemetry::OutcomeLabels;
 use crate::watch::describe;
 
 /// An Event's note has at most 1,024 bytes; the longest character has four.
@@ -107,8 +106,7 @@ pub(crate) struct Subject<'a> {
 
 /// Counts and logs an outcome; a change at the level of who can help, a repetition at debug.
 pub(crate) fn outcome(context: &Context, subject: Subject<'_>, reason: Reason, message: &str, is_news: bool) {
-    let labels = OutcomeLabels { controller: subject.controller, reason: reason.as_str() };
-    context.metrics.outcomes.get_or_create(&labels).inc();
+    context.metrics.reconciles.inc([subject.controller, reason.as_str()]);
     let Subject { controller, kind, namespace, name, certificate, vault } = subject;
     macro_rules! line {
         ($level:ident) => {

@@ -15,11 +15,10 @@ use k8s_openapi::api::core::v1::Namespace;
 use keyvault_sync_core::ownership::ClusterId;
 use keyvault_sync_vault::{Fence, Transport, TransportSettings};
 use kube::api::Api;
-use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::controller::{self, Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -27,15 +26,17 @@ use crate::context::{Context, VaultClients};
 use crate::health::Readiness;
 use crate::installation::Others;
 use crate::leader::{Campaign, Leadership, Standing};
+use crate::metrics::Metrics;
 use crate::news::News;
 use crate::settings::Settings;
 use crate::signals::Signals;
-use crate::telemetry::Metrics;
-use crate::wake::{Wake, Woken};
+use crate::signs::Signs;
+use crate::traces::Traces;
+use crate::wake::{self, Taken, Wake, Woken};
 use crate::world::{Place, Watches, World};
 use crate::{
-    certificate, definitions, health, inventory, keyvault, kubernetes, pace, proofs, sync, telemetry,
-    token_file, watch, world,
+    certificate, definitions, health, inventory, keyvault, kubernetes, log, observed, pace, proofs, scrape,
+    sync, token_file, traffic, watch, world,
 };
 
 /// How long the writes in hand may take after SIGTERM: less than the 30 s Kubernetes waits before it kills.
@@ -66,21 +67,42 @@ const EXPECTED: [&str; 10] = [
 /// What it cannot begin with, or a task of its own that ended.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let signals = Signals::listen().context("SIGTERM cannot be listened for")?;
-    telemetry::start_log(settings.log_format, &settings.log)?;
+    let (traces, untraced) = Traces::from_environment()?;
+    log::start(settings.log_format, &settings.log, traces.as_ref().map(Traces::tracer))?;
+    if let Some(sentence) = untraced {
+        tracing::warn!("{sentence}");
+    }
+    let ended = work(settings, signals).await;
+    if let Some(traces) = traces {
+        traces.flush().await;
+    }
+    ended
+}
+
+async fn work(settings: Settings, signals: Signals) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let told_twice = tokio::spawn(signals.obey(stop.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "keyvault-sync starts");
     let readiness = Readiness::default();
     EXPECTED.into_iter().for_each(|what| readiness.expect(what));
     let metrics = Arc::new(Metrics::default());
-    let health =
-        tokio::spawn(health::serve(settings.health_address, readiness.clone(), Arc::clone(&metrics)));
+    let signs = Signs::new(Arc::clone(&metrics), settings.watch_timeout.into());
+    metrics.collect(scrape::Vitals::of(&signs));
+    let _heart = tokio::spawn(Arc::clone(&signs).beat());
+    let page = health::Page {
+        readiness: readiness.clone(),
+        metrics: Arc::clone(&metrics),
+        signs: Arc::clone(&signs),
+    };
+    let health = health::serve(settings.health_address, page)?;
     let transport_settings = transport_settings(&settings)?;
     let client = kubernetes::client().await.context("the Kubernetes API server cannot be reached")?;
+    let client = traffic::counted(client, Arc::clone(&metrics));
     let proofs = Arc::new(proofs::ClusterProofs::new(client.clone()));
     let lease = Arc::new(Leadership::nobody());
     let fence = Arc::clone(&lease) as Arc<dyn Fence>;
-    let transport = Transport::new(&transport_settings, proofs, fence)
+    let observer = Arc::new(observed::VaultCalls(Arc::clone(&metrics)));
+    let transport = Transport::observed(&transport_settings, proofs, fence, observer)
         .context("the connection to Azure cannot be set up")?;
     let work = async {
         let serves_all = settings.watch_namespaces.is_empty();
@@ -91,7 +113,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         readiness.done("API server");
         tracing::info!(cluster = %cluster, installation = %settings.installation, "this is the cluster");
         let (wake, woken) = Wake::new();
-        let (world, watches) = World::new(&client, &place(&client, &settings), wake, Arc::clone(&metrics));
+        let (world, watches) = World::new(&client, &place(&client, &settings), wake, &signs);
+        signs.queues(world.wake.backlogs());
         let context = Arc::new(Context {
             instance: instance(),
             vaults: VaultClients::new(transport),
@@ -108,6 +131,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
             cluster,
             metrics,
         });
+        context.metrics.collect(scrape::Scrape::of(&context));
         control(&context, watches, woken, &readiness).await
     };
     tokio::select! {
@@ -167,17 +191,11 @@ async fn lead(context: &Arc<Context>, woken: Woken, tasks: &mut JoinSet<&'static
     tasks.spawn(lasting("token file", token_file::run(Arc::clone(context))));
     let world = &context.world;
     let controllers = futures::future::join5(
-        controller("sync", world.syncs.clone(), woken.syncs, context, sync::reconcile),
-        controller(
-            "cluster sync",
-            world.cluster_syncs.clone(),
-            woken.cluster_syncs,
-            context,
-            sync::reconcile_cluster,
-        ),
-        controller("certificate", world.claims.clone(), woken.claims, context, certificate::reconcile),
-        controller("keyvault", world.vaults.clone(), woken.vaults, context, keyvault::reconcile),
-        controller("orphan", world.claims.clone(), woken.orphans, context, sync::orphan::reconcile),
+        controller(world.syncs.clone(), woken.syncs, context, sync::reconcile),
+        controller(world.cluster_syncs.clone(), woken.cluster_syncs, context, sync::reconcile_cluster),
+        controller(world.claims.clone(), woken.claims, context, certificate::reconcile),
+        controller(world.vaults.clone(), woken.vaults, context, keyvault::reconcile),
+        controller(world.claims.clone(), woken.orphans, context, sync::orphan::reconcile),
     );
     world.rouse();
     let over = async {
@@ -211,9 +229,8 @@ async fn lasting(what: &'static str, task: impl Future<Output = ()>) -> &'static
 /// One controller over one queue. Each object has one round at a time; how many objects at once is left to the vaults'
 /// permits, because the runtime's own limit is not fair.
 fn controller<K, Reconciling>(
-    name: &'static str,
     store: Store<K>,
-    woken: UnboundedReceiver<ObjectRef<K>>,
+    woken: Taken<K>,
     context: &Arc<Context>,
     mut reconcile: impl FnMut(Arc<K>, Arc<Context>) -> Reconciling,
 ) -> impl Future<Output = ()>
@@ -222,24 +239,38 @@ where
     Reconciling: Future<Output = Result<Action, Infallible>> + Send + 'static,
     K::DynamicType: Eq + Hash,
 {
-    // While the lease is not renewed (the API server does not answer, say) and nobody else has taken it, nothing is begun.
-    let reconcile = move |object, context: Arc<Context>| {
-        if context.lease.leads() {
+    let Taken { receiver, backlog } = woken;
+    backlog.open();
+    let ledger = Arc::clone(&backlog);
+    let round = move |object: Arc<K>, context: Arc<Context>| {
+        let under_way = ledger.begin(wake::entry(&ObjectRef::from_obj(object.as_ref())));
+        let (controller, metrics) = (ledger.controller, Arc::clone(&context.metrics));
+        // While the lease is not renewed (the API server does not answer, say) and nobody else has taken it, nothing is begun.
+        let reconciling = if context.lease.leads() {
             reconcile(object, context).left_future()
         } else {
             std::future::ready(Ok(Action::requeue(NOT_LEADING))).right_future()
+        };
+        async move {
+            let ended = reconciling.await;
+            metrics.round_seconds.observe([controller], under_way.elapsed());
+            ended
         }
     };
     Controller::for_stream(futures::stream::pending(), store)
         .with_config(Config::default().concurrency(0))
-        .reconcile_on(tokio_stream::wrappers::UnboundedReceiverStream::new(woken))
+        .reconcile_on(tokio_stream::wrappers::UnboundedReceiverStream::new(receiver))
         .graceful_shutdown_on(context.stop.clone().cancelled_owned())
-        .run(reconcile, |_, never: &Infallible, _| match *never {}, Arc::clone(context))
-        .for_each(move |ended| async move {
+        .run(round, |_, never: &Infallible, _| match *never {}, Arc::clone(context))
+        .for_each(move |ended| {
             // An object that is gone by the time its turn comes is no news.
             if let Err(error) = ended {
-                tracing::trace!(controller = name, error = %watch::describe(&error), "a round was not made");
+                if let controller::Error::ObjectNotFound(gone) = &error {
+                    backlog.vanished(&wake::entry(&gone.as_ref().clone().into_kind_unchecked::<K>(())));
+                }
+                tracing::trace!(controller = backlog.controller, error = %watch::describe(&error), "a round was not made");
             }
+            std::future::ready(())
         })
 }
 

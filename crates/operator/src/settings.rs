@@ -12,6 +12,7 @@ use keyvault_sync_core::ownership::ClusterId;
 use keyvault_sync_core::pfx::PfxEncryption;
 
 use crate::installation::Installation;
+use crate::reference::Reference;
 
 /// Puts the certificates of Kubernetes Secrets into Azure Key Vault, as KeyVaultSync resources say.
 #[derive(Clone, Debug, Parser)]
@@ -28,6 +29,12 @@ pub(crate) struct CommandLine {
 pub(crate) enum Command {
     /// Run the operator; so does no command at all.
     Run(Box<Settings>),
+    /// Print a table of the documentation; `cargo xtask gen` puts it into its page.
+    #[command(hide = true)]
+    Reference {
+        /// What it is about.
+        what: Reference,
+    },
 }
 
 impl CommandLine {
@@ -42,6 +49,7 @@ impl CommandLine {
 pub(crate) struct Settings {
     /// Which cluster this is, in the owner tag of every certificate: 1 to 63 of a-z, 0-9 and hyphen
     /// [default: the UID of the namespace kube-system]. Set it to keep the certificates of a cluster that is rebuilt.
+    /// Two clusters must never share one.
     #[arg(long, env = "KEYVAULT_SYNC_CLUSTER_ID", value_parser = ClusterId::parse)]
     pub cluster_id: Option<ClusterId>,
 
@@ -114,7 +122,7 @@ pub(crate) struct Settings {
     pub copies_patience: Span,
 
     /// How long the deletion of a certificate in a vault is tried, attempt after attempt, before the certificate is left there
-    /// (LeftInVault), for example 1h.
+    /// (LeftInVault), for example 1h; at least five attempts since the operator's start, throttled ones not counted.
     #[arg(long, env = "KEYVAULT_SYNC_DELETION_EFFORT", default_value = "1h")]
     pub deletion_effort: Span,
 
@@ -126,7 +134,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "AZURE_CLIENT_ID")]
     pub azure_client_id: Option<String>,
 
-    /// File with the operator's federated token; the workload identity webhook sets it.
+    /// File with the operator's federated token, read for each exchange; the workload identity webhook sets it.
     #[arg(long, env = "AZURE_FEDERATED_TOKEN_FILE")]
     pub azure_federated_token_file: Option<PathBuf>,
 
@@ -134,11 +142,21 @@ pub(crate) struct Settings {
     #[arg(long, env = "KEYVAULT_SYNC_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
     pub health_address: SocketAddr,
 
-    /// Form of the log.
+    /// After how long a watch of the API server is ended and asked for anew: shorter than anything on the way lets a quiet
+    /// connection live (AKS: 240 s). A watch that shows nothing for three times as long fails /livez.
+    #[arg(long, env = "KEYVAULT_SYNC_WATCH_TIMEOUT", default_value = "200s")]
+    pub watch_timeout: Span,
+
+    /// Whether each certificate has metrics of its own (expiry, last success, state, versions), at most 5000 of them.
+    #[arg(long, env = "KEYVAULT_SYNC_CERTIFICATE_METRICS", default_value = "on")]
+    pub certificate_metrics: Switch,
+
+    /// Form of the log, which goes to standard error.
     #[arg(long, env = "KEYVAULT_SYNC_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,
 
-    /// What is logged, as tracing filters: info, or keyvault_sync=debug,kube=info.
+    /// What is logged, as tracing filters: info, or keyvault_sync=debug,kube=info. HTTP libraries never print headers or bodies, whatever
+    /// is asked for.
     #[arg(long, env = "KEYVAULT_SYNC_LOG", default_value = "info")]
     pub log: String,
 }
@@ -174,6 +192,15 @@ impl From<CloudName> for Cloud {
             CloudName::UsGovernment => Cloud::UsGovernment,
         }
     }
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
 }
 
 /// Form of the log.

@@ -15,8 +15,9 @@ use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::{self, Event, watcher};
 use serde::de::DeserializeOwned;
 
-/// AKS drops connections that were idle for 240 s without a word; a watch is renewed before.
-const WATCH_SECS: u32 = 200;
+use crate::signs::Signs;
+use crate::traffic;
+
 /// Objects a page of the first list.
 const PAGE_SIZE: u32 = 250;
 /// How long after a broken watch stream another is made.
@@ -36,21 +37,23 @@ pub(crate) enum Change<K> {
     Gone(Arc<K>),
 }
 
-/// The configuration every watch has.
-pub(crate) fn config() -> watcher::Config {
-    watcher::Config::default().timeout(WATCH_SECS).page_size(PAGE_SIZE)
+/// The configuration every watch has: it ends by itself after `timeout`, and is renewed.
+pub(crate) fn config(timeout: Duration) -> watcher::Config {
+    let secs = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1);
+    watcher::Config::default().timeout(secs).page_size(PAGE_SIZE)
 }
 
 /// Objects of one kind: of one namespace, or all there are.
 pub(crate) struct Scope<K> {
     namespace: Option<String>,
-    api: Api<K>,
+    client: Client,
+    api: fn(Client, Option<&str>) -> Api<K>,
 }
 
 impl<K: kube::Resource<DynamicType = ()>> Scope<K> {
     /// All there are.
     pub(crate) fn all(client: &Client) -> Vec<Self> {
-        vec![Self { namespace: None, api: Api::all(client.clone()) }]
+        vec![Self { namespace: None, client: client.clone(), api: |client, _| Api::all(client) }]
     }
 
     /// Those of these namespaces; all there are if there is no word of namespaces.
@@ -61,7 +64,8 @@ impl<K: kube::Resource<DynamicType = ()>> Scope<K> {
         let Some(namespaces) = namespaces else { return Self::all(client) };
         let one = |namespace: &String| Self {
             namespace: Some(namespace.clone()),
-            api: Api::namespaced(client.clone(), namespace),
+            client: client.clone(),
+            api: |client, namespace| Api::namespaced(client, namespace.unwrap_or_default()),
         };
         namespaces.iter().map(one).collect()
     }
@@ -71,6 +75,7 @@ impl<K: kube::Resource<DynamicType = ()>> Scope<K> {
 /// `trim` removes what nobody needs before the store keeps it.
 pub(crate) async fn run<K>(
     what: &'static str,
+    signs: &Signs,
     scopes: Vec<Scope<K>>,
     config: watcher::Config,
     writer: Writer<K>,
@@ -81,12 +86,16 @@ pub(crate) async fn run<K>(
     K::DynamicType: Default + Eq + Hash + Clone + Debug,
 {
     let mut kept = Kept::new(writer, scopes.iter().map(|scope| scope.namespace.clone()));
-    let streams = scopes
-        .into_iter()
-        .enumerate()
-        .map(|(part, scope)| unending(scope.api, config.clone()).map(move |event| (part, event)).boxed());
+    let parts: Vec<_> = scopes.iter().map(|_| signs.watch(what)).collect();
+    let streams = scopes.into_iter().zip(&parts).enumerate().map(|(part, (scope, signs))| {
+        let api = (scope.api)(traffic::watched(scope.client, Arc::clone(signs)), scope.namespace.as_deref());
+        unending(api, config.clone()).map(move |event| (part, event)).boxed()
+    });
     let mut events = futures::stream::select_all(streams);
     while let Some((part, event)) = events.next().await {
+        if let (Err(_), Some(signs)) = (&event, parts.get(part)) {
+            signs.failed();
+        }
         match event {
             Ok(mut event) => {
                 if let Event::Apply(object) | Event::Delete(object) | Event::InitApply(object) = &mut event {

@@ -24,9 +24,9 @@ use serde::de::DeserializeOwned;
 use crate::health::Readiness;
 use crate::identity;
 use crate::installation::Installation;
-use crate::memory::{Planned, Rounds, Taken, Written};
+use crate::memory::{Planned, Rounds, Takeovers, Written};
 use crate::settings::Selector;
-use crate::telemetry::Metrics;
+use crate::signs::Signs;
 use crate::wake::Wake;
 use crate::watch::{self, Change, Scope};
 use crate::wisher::{Wisher, WisherKey};
@@ -109,8 +109,7 @@ pub(crate) struct World {
     /// Resources planned since the start.
     pub(crate) planned: Planned,
     /// Claims taken over from other installations.
-    pub(crate) taken: Taken,
-    metrics: Arc<Metrics>,
+    pub(crate) taken: Takeovers,
     index: Mutex<Index>,
     is_filled: AtomicBool,
 }
@@ -152,13 +151,13 @@ impl World {
         client: &Client,
         place: &Place,
         wake: Wake,
-        metrics: Arc<Metrics>,
+        signs: &Arc<Signs>,
     ) -> (Arc<World>, Watches) {
-        let (world, writers) = World::empty(place, wake, metrics);
+        let (world, writers) = World::empty(place, wake);
         let world = Arc::new(world);
-        let all = watch::config;
+        let all = || watch::config(signs.watch_timeout());
         let (tls, other) = (all().fields(TLS_SECRETS), all().fields(OTHER_SECRETS));
-        let (w, c, served) = (&world, client, place.served.as_deref());
+        let (w, c, served) = (&(Arc::clone(&world), Arc::clone(signs)), client, place.served.as_deref());
         let with_own = place.served_and_own();
         let secrets = || Scope::of(c, with_own.as_deref());
         let mut watches = vec![
@@ -213,7 +212,7 @@ impl World {
     }
 
     /// A world of which nothing is known yet, and who fills it.
-    fn empty(place: &Place, wake: Wake, metrics: Arc<Metrics>) -> (World, Writers) {
+    fn empty(place: &Place, wake: Wake) -> (World, Writers) {
         let accounts = place.watched().map(|name| (name.to_owned(), Writer::default())).collect();
         let writers = Writers { accounts, ..Writers::default() };
         let world = World {
@@ -237,8 +236,7 @@ impl World {
             written: Written::default(),
             rounds: Rounds::default(),
             planned: Planned::default(),
-            taken: Taken::default(),
-            metrics,
+            taken: Takeovers::default(),
             index: Mutex::default(),
             is_filled: AtomicBool::new(false),
         };
@@ -577,11 +575,6 @@ impl World {
 
     /// Brings the index up to date with a claim.
     fn enter(&self, before: Option<&KeyVaultCertificate>, now: Option<&KeyVaultCertificate>) {
-        match (before, now) {
-            (None, Some(_)) => drop(self.metrics.claims.inc()),
-            (Some(_), None) => drop(self.metrics.claims.dec()),
-            _ => {}
-        }
         let mut index = self.index();
         if let Some(claim) = before {
             let name = claim.name_any();
@@ -688,6 +681,9 @@ impl World {
         let claims: Vec<String> =
             self.index().by_source.get(&source).into_iter().flatten().cloned().collect();
         for claim in &claims {
+            if let Some(uid) = self.claim(claim).and_then(|claim| claim.uid()) {
+                self.rounds.changed(&uid);
+            }
             self.wake.claim(ObjectRef::new(claim));
         }
         // A mere renewal changes no row of any wish.
@@ -721,7 +717,7 @@ impl Place {
 
 /// One watch, for its store and for one of the world's ears.
 fn keep<K>(
-    world: &Arc<World>,
+    (world, signs): &(Arc<World>, Arc<Signs>),
     scopes: Vec<Scope<K>>,
     what: &'static str,
     config: watcher::Config,
@@ -732,9 +728,9 @@ fn keep<K>(
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    let world = Arc::clone(world);
+    let (world, signs) = (Arc::clone(world), Arc::clone(signs));
     let tell = move |change| tell(&world, &change);
-    (what, Box::pin(watch::run(what, scopes, config, writer, trim, tell)))
+    (what, Box::pin(async move { watch::run(what, &signs, scopes, config, writer, trim, tell).await }))
 }
 
 fn sources(claim: &KeyVaultCertificate) -> impl Iterator<Item = (String, String)> {

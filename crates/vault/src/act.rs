@@ -30,6 +30,20 @@ impl Act {
         }
     }
 
+    /// What it is counted as.
+    pub(crate) fn operation(self) -> &'static str {
+        match self {
+            Act::Reach => "reach",
+            Act::Contact | Act::Read => "get",
+            Act::ReadDeleted => "get_deleted",
+            Act::List => "list",
+            Act::Import { .. } => "import",
+            Act::SetTags | Act::Adopt => "update",
+            Act::Delete => "delete",
+            Act::Recover => "recover",
+        }
+    }
+
     /// `importing certificate web-prod into vault contoso.vault.azure.net`; `what` is `certificate web-prod`.
     pub(crate) fn on(self, what: &str, host: &str) -> String {
         match self {

@@ -3,13 +3,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use azure_core::error::ErrorKind;
 use azure_core::http::headers;
 use azure_core::http::pager::PagerOptions;
 use azure_core::http::{
-    ClientMethodOptions, ClientOptions, Context, RequestContent, RetryOptions, UserAgentOptions,
+    ClientMethodOptions, ClientOptions, Context, RawResponse, RequestContent, RetryOptions, UserAgentOptions,
 };
 use azure_security_keyvault_certificates::models::{
     CertificateClientDeleteCertificateOptions, CertificateClientGetCertificateOptions,
@@ -36,9 +36,10 @@ use crate::error::{Landed, VaultError};
 use crate::guidance::TokenParties;
 use crate::identity::Identity;
 use crate::network::{self, NoAnswer};
+use crate::observer::Called;
 use crate::parameters::{self, Import};
 use crate::token_failure::TokenFailure;
-use crate::transport::{Progress, REQUEST_TIME_LIMIT, Transport};
+use crate::transport::{LastAnswer, Progress, REQUEST_TIME_LIMIT, Transport};
 
 /// A whole read: the challenge, the token and the answer.
 const READ_TIME_LIMIT: Duration = REQUEST_TIME_LIMIT;
@@ -124,10 +125,19 @@ impl VaultClient {
     /// See [`VaultError`].
     pub async fn reach(&self) -> Result<(), VaultError> {
         let call = self.call_to_vault(Act::Reach);
+        let begun = Instant::now();
         let answer = match tokio::time::timeout(READ_TIME_LIMIT, self.transport.knock(&self.host)).await {
-            Err(_elapsed) => return Err(call.timed_out(READ_TIME_LIMIT, false)),
-            Ok(answer) => answer.map_err(|error| call.unanswered(&error, false))?,
+            Err(_elapsed) => Err(call.timed_out(READ_TIME_LIMIT, false)),
+            Ok(answer) => answer.map_err(|error| call.unanswered(&error, false)),
         };
+        let last = answer.as_ref().ok().map(LastAnswer::of);
+        let reached = answer.and_then(|answer| self.is_vault(&call, &answer));
+        self.tell(&call, begun, reached.as_ref().err(), last);
+        reached
+    }
+
+    /// Whether what answers without a token is a vault.
+    fn is_vault(&self, call: &Call<'_>, answer: &RawResponse) -> Result<(), VaultError> {
         match (u16::from(answer.status()), answer.headers().get_optional_str(&headers::WWW_AUTHENTICATE)) {
             (401, Some(challenge)) => {
                 match challenge::foreign_scope(challenge, self.host.cloud().vault_scope()) {
@@ -343,8 +353,37 @@ impl VaultClient {
         Call { host: &self.host, name: None, identity: &self.identity, act }
     }
 
-    /// Waits for the SDK's call, and makes an error of what is no success.
+    /// Carries out a call and tells the observer of it.
     async fn carry_out<T>(
+        &self,
+        call: &Call<'_>,
+        limit: Duration,
+        progress: &Progress,
+        sent: impl Future<Output = azure_core::Result<T>>,
+    ) -> Result<T, VaultError> {
+        let begun = Instant::now();
+        let outcome = self.answered(call, limit, progress, sent).await;
+        // The SDK knows the end of a list without asking.
+        if outcome.is_err() || progress.is_asked() {
+            self.tell(call, begun, outcome.as_ref().err(), progress.last_answer());
+        }
+        outcome
+    }
+
+    fn tell(&self, call: &Call<'_>, begun: Instant, error: Option<&VaultError>, answer: Option<LastAnswer>) {
+        let is_absent = |error: &&VaultError| !call.act.is_write() && is_absent(error);
+        self.transport.observer().called(Called {
+            vault: &self.host,
+            operation: call.act.operation(),
+            failure: error.filter(|error| !is_absent(error)).map(|error| error.problem.reason),
+            status: answer.as_ref().map(|answer| answer.status),
+            request_id: answer.as_ref().and_then(|answer| answer.request_id.as_deref()),
+            took: begun.elapsed(),
+        });
+    }
+
+    /// Waits for the SDK's call, and makes an error of what is no success.
+    async fn answered<T>(
         &self,
         call: &Call<'_>,
         limit: Duration,
@@ -400,11 +439,13 @@ fn method_options(progress: &Progress) -> ClientMethodOptions<'static> {
 fn none_if_absent<T>(outcome: Result<T, VaultError>) -> Result<Option<T>, VaultError> {
     match outcome {
         Ok(found) => Ok(Some(found)),
-        Err(error) if error.status == Some(404) && error.code.as_deref() == Some(CERTIFICATE_NOT_FOUND) => {
-            Ok(None)
-        }
+        Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+fn is_absent(error: &VaultError) -> bool {
+    error.status == Some(404) && error.code.as_deref() == Some(CERTIFICATE_NOT_FOUND)
 }
 
 fn unsendable(call: &Call<'_>) -> VaultError {

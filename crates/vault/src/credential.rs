@@ -240,6 +240,7 @@ mod tests {
     use crate::identity::tests::NoProofs;
     use crate::identity::{Proofs, SecretEdition, ServiceAccount};
     use crate::imds::Imds;
+    use crate::observer::Nobody;
 
     const SCOPE: &str = "https://vault.azure.net/.default";
     const AUTHORITY: &str = "login.example.test";
@@ -274,6 +275,7 @@ mod tests {
         Source {
             proofs,
             imds: Imds::new(None, reqwest::Client::new()).unwrap(),
+            observer: Arc::new(Nobody),
             authority_host: AUTHORITY.into(),
             transport: azure_core::http::Transport::with_policy(Arc::new(issuer)),
         }

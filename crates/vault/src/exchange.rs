@@ -23,6 +23,7 @@ use crate::federated::{self, Claims};
 use crate::identity::{Identity, Proofs};
 use crate::imds::Imds;
 use crate::network;
+use crate::observer::{Observer, TokenOutcome};
 use crate::token_failure::{TokenFailure, TokenFailureCause};
 
 /// A proof comes from the API server or its cache. With the exchange behind it (6 s) it stays within a call's time, so that the
@@ -36,6 +37,8 @@ pub(crate) struct Source {
     pub(crate) proofs: Arc<dyn Proofs>,
     pub(crate) imds: Imds,
     pub(crate) authority_host: String,
+    /// Is told how each exchange ends.
+    pub(crate) observer: Arc<dyn Observer>,
     /// Sends to the authority and nowhere else.
     pub(crate) transport: azure_core::http::Transport,
 }
@@ -60,6 +63,18 @@ impl Source {
     /// The SDK's credential lives for this one exchange: it would keep a client secret as long as itself, and hands out what it
     /// was given first.
     pub(crate) async fn token(
+        &self,
+        identity: &Identity,
+        cloud: Cloud,
+        claims: &Mutex<Option<Claims>>,
+    ) -> Result<AccessToken, TokenFailure> {
+        let token = self.exchange(identity, cloud, claims).await;
+        let outcome = |failure: &TokenFailure| TokenOutcome::of(&failure.cause);
+        self.observer.asked_for_token(token.as_ref().err().map_or(TokenOutcome::Issued, outcome));
+        token
+    }
+
+    async fn exchange(
         &self,
         identity: &Identity,
         cloud: Cloud,

@@ -18,13 +18,15 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::time::Instant;
 
+use crate::answer;
 use crate::challenge;
-use crate::credential::{CredentialCache, VaultCredential};
+use crate::credential::{CredentialCache, VaultCredential, lock};
 use crate::exchange::Source;
 use crate::fence::Fence;
 use crate::identity::{Identity, Proofs};
 use crate::imds::{self, Imds};
 use crate::network::{self, NoAnswer, Resolver};
+use crate::observer::{Nobody, Observer};
 use crate::token_failure::{TokenFailure, TokenFailureCause};
 
 /// A connection that is not there after this long is a dead route or a firewall that drops.
@@ -112,6 +114,7 @@ struct Shared {
     imds: Imds,
     proofs: Arc<dyn Proofs>,
     fence: Arc<dyn Fence>,
+    observer: Arc<dyn Observer>,
     credentials: CredentialCache,
 }
 
@@ -126,6 +129,19 @@ impl Transport {
         proofs: Arc<dyn Proofs>,
         fence: Arc<dyn Fence>,
     ) -> Result<Self, TransportError> {
+        Self::observed(settings, proofs, fence, Arc::new(Nobody))
+    }
+
+    /// As [`Transport::new`]; `observer` is told of every call.
+    ///
+    /// # Errors
+    /// Settings that cannot work, each named.
+    pub fn observed(
+        settings: &TransportSettings,
+        proofs: Arc<dyn Proofs>,
+        fence: Arc<dyn Fence>,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, TransportError> {
         if let Some(address) = settings.emulator_address.filter(|address| !address.ip().is_loopback()) {
             return Err(TransportError::EmulatorAddress(address));
         }
@@ -138,6 +154,7 @@ impl Transport {
             imds,
             proofs,
             fence,
+            observer,
             allowed_clouds: settings.allowed_clouds.clone(),
             authority_host,
             credentials: CredentialCache::default(),
@@ -147,6 +164,11 @@ impl Transport {
     /// Whether vaults of this cloud may be called.
     pub(crate) fn allows(&self, cloud: Cloud) -> bool {
         self.0.allowed_clouds.contains(&cloud)
+    }
+
+    /// Who is told of calls.
+    pub(crate) fn observer(&self) -> &dyn Observer {
+        self.0.observer.as_ref()
     }
 
     /// The sender for one vault.
@@ -163,6 +185,7 @@ impl Transport {
             Source {
                 proofs: Arc::clone(&self.0.proofs),
                 imds: self.0.imds.clone(),
+                observer: Arc::clone(&self.0.observer),
                 authority_host: authority.to_owned(),
                 transport: azure_core::http::Transport::with_policy(Arc::new(sender)),
             }
@@ -269,6 +292,20 @@ struct Steps {
     is_asked: AtomicBool,
     is_sent: AtomicBool,
     is_answered: AtomicBool,
+    last: Mutex<Option<LastAnswer>>,
+}
+
+/// What is told of an answer, whatever it says.
+#[derive(Clone, Debug)]
+pub(crate) struct LastAnswer {
+    pub(crate) status: u16,
+    pub(crate) request_id: Option<String>,
+}
+
+impl LastAnswer {
+    pub(crate) fn of(answer: &RawResponse) -> Self {
+        Self { status: u16::from(answer.status()), request_id: answer::request_id(answer.headers()) }
+    }
 }
 
 impl Progress {
@@ -278,6 +315,7 @@ impl Progress {
         for step in [&self.0.is_asked, &self.0.is_sent, &self.0.is_answered] {
             step.store(false, Ordering::SeqCst);
         }
+        *lock(&self.0.last) = None;
     }
 
     /// How much of the call's time is left.
@@ -306,8 +344,14 @@ impl Progress {
         self.0.is_sent.fetch_or(is_write, Ordering::SeqCst);
     }
 
-    fn note_answer(&self, is_success: bool) {
-        self.0.is_answered.store(is_success, Ordering::SeqCst);
+    /// The answer that came last, a challenge among them.
+    pub(crate) fn last_answer(&self) -> Option<LastAnswer> {
+        lock(&self.0.last).clone()
+    }
+
+    fn note_answer(&self, answer: &RawResponse) {
+        self.0.is_answered.store(answer.status().is_success(), Ordering::SeqCst);
+        *lock(&self.0.last) = Some(LastAnswer::of(answer));
     }
 }
 
@@ -342,7 +386,7 @@ impl Policy for VaultSender {
         }
         let answer = network::exchange(&self.client, request).await.map_err(failed)?;
         if let Some(progress) = progress {
-            progress.note_answer(answer.status().is_success());
+            progress.note_answer(&answer);
         }
         if answer.status() == StatusCode::Unauthorized
             && let Some(header) = answer.headers().get_optional_str(&headers::WWW_AUTHENTICATE)

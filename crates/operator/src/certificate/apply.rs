@@ -20,6 +20,7 @@ use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::observe::Route;
 use super::status::{Deed, Outcome, Receipt};
@@ -27,6 +28,7 @@ use super::{MANDATE_RETRY, RACE_RETRY, Round, ask, now, observe};
 use crate::context::Context;
 use crate::kubernetes::{CallError, call};
 use crate::sync::mandate;
+use crate::traces;
 use crate::watch::describe;
 
 /// See [`ANNOUNCE_TIME_LIMIT_SECS`].
@@ -72,7 +74,8 @@ pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
         return Action::requeue(MANDATE_RETRY);
     }
     let announced = Instant::now();
-    match announce(&round.claim, round.context, &write).await {
+    let announcing = announce(&round.claim, round.context, &write);
+    match announcing.instrument(tracing::info_span!("announce")).await {
         Ok(claim) => round.claim = claim,
         Err(error) if error.is_race() => return Action::requeue(RACE_RETRY),
         Err(error) => return round.end(Outcome::problem(error.problem())).await,
@@ -85,7 +88,7 @@ pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
         );
         return Action::requeue(RACE_RETRY);
     }
-    let answer = carry_out(client, route.name.clone(), request).await;
+    let answer = carry_out(client, operation(&write), route.name.clone(), request).await;
     round.context.met(&route.vault, operation(&write), &answer);
     let outcome = match answer {
         Ok(facts) => {
@@ -225,10 +228,12 @@ pub(super) async fn replace_status(
 /// Sends a write in a task of its own: whoever waits may go, the write is finished and its end is known.
 async fn carry_out(
     client: Arc<VaultClient>,
+    operation: &'static str,
     name: CertificateName,
     request: Request,
 ) -> Result<Option<CertificateFacts>, VaultError> {
-    let task = tokio::spawn(async move {
+    let span = traces::vault_call(operation, client.host().as_str());
+    let sent = async move {
         match request {
             Request::Import { pfx, key_type, exportable, tags } => {
                 let import = Import { pfx: &pfx, key_type, exportable, tags: &tags };
@@ -239,7 +244,8 @@ async fn carry_out(
             Request::Recover => client.recover(&name).await.map(|()| None),
             Request::Delete => client.delete(&name).await.map(|()| None),
         }
-    });
+    };
+    let task = tokio::spawn(sent.instrument(span));
     task.await.unwrap_or_else(|error| {
         Err(VaultError::internal(
             format!("the task of a vault write ended early: {}", describe(&error)),
@@ -250,7 +256,7 @@ async fn carry_out(
 
 /// Deletes a certificate, announced before, in a task of its own.
 pub(super) async fn delete(client: Arc<VaultClient>, name: CertificateName) -> Result<(), VaultError> {
-    carry_out(client, name, Request::Delete).await.map(drop)
+    carry_out(client, operation(&Write::Delete), name, Request::Delete).await.map(drop)
 }
 
 /// What a write that was carried out leaves.

@@ -243,6 +243,9 @@ pub(crate) async fn report(
         // Only now is what was found written down.
         context.world.rounds.compared(&uid);
     }
+    if matches!(outcome, Outcome::InSync { .. } | Outcome::Written(_)) {
+        context.world.rounds.success(&uid, now());
+    }
     report::outcome(context, subject(claim), reason, &text, is_news);
     tell(context, claim, &before, &outcome, (reason, &text), is_news && disposition.warns).await;
     let routine = if copies.is_incomplete { COPIES_RETRY } else { LOOK_AGAIN };
@@ -394,6 +397,7 @@ fn compose(
                 }
                 if is_found_import(before, record) {
                     status.pushed_at = Some(stamp);
+                    status.versions = another(status.versions);
                 }
                 remember(&mut status, claim, record, observed);
                 status.in_flight = None;
@@ -404,6 +408,9 @@ fn compose(
             remember(&mut status, claim, &receipt.record, observed);
             status.in_flight = None;
             status.pushed_at = Some(stamp);
+            if matches!(receipt.deed, Deed::Imported { .. }) {
+                status.versions = another(status.versions);
+            }
             status.foreign_write = receipt.foreign_write.clone();
             status.adopted_with = receipt.adopted_with.as_ref().map(Fingerprint::to_string);
         }
@@ -411,6 +418,11 @@ fn compose(
         Outcome::Problem { .. } | Outcome::Suspended | Outcome::Later(_) => {}
     }
     status
+}
+
+/// One version more of our own.
+fn another(versions: Option<i64>) -> Option<i64> {
+    Some(versions.unwrap_or_default().saturating_add(1))
 }
 
 /// Of a version of which only the leaf is known, what the Secret holds now counts as its chain.

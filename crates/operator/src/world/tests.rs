@@ -35,7 +35,7 @@ impl Stage {
     fn at(place: Place) -> Self {
         let (wake, woken) = Wake::new();
         wake.rouse();
-        let (world, writers) = World::empty(&place, wake, Arc::default());
+        let (world, writers) = World::empty(&place, wake);
         world.is_filled.store(true, Ordering::Release);
         let mut stage = Self { world, writers, woken };
         stage.furnish();
@@ -136,19 +136,19 @@ impl Stage {
     /// The names of all that was woken since the last call.
     fn drain(&mut self) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
-        while let Ok(one) = self.woken.syncs.try_recv() {
+        while let Ok(one) = self.woken.syncs.receiver.try_recv() {
             names.insert(one.name);
         }
-        while let Ok(one) = self.woken.cluster_syncs.try_recv() {
+        while let Ok(one) = self.woken.cluster_syncs.receiver.try_recv() {
             names.insert(one.name);
         }
-        while let Ok(one) = self.woken.claims.try_recv() {
+        while let Ok(one) = self.woken.claims.receiver.try_recv() {
             names.insert(one.name);
         }
-        while let Ok(one) = self.woken.vaults.try_recv() {
+        while let Ok(one) = self.woken.vaults.receiver.try_recv() {
             names.insert(format!("vault {}", one.name));
         }
-        while let Ok(one) = self.woken.orphans.try_recv() {
+        while let Ok(one) = self.woken.orphans.receiver.try_recv() {
             names.insert(format!("orphan {}", one.name));
         }
         names
