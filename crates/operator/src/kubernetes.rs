@@ -1,12 +1,17 @@
 //! Calls to the API server, each with a time limit, and what their failures mean.
 //! Which calls are made is left to the controllers.
 
+use std::fmt::Debug;
 use std::future::Future;
 use std::time::Duration;
 
+use k8s_openapi::NamespaceResourceScope;
 use keyvault_sync_core::reason::{Problem, Reason};
+use kube::api::Api;
 use kube::client::Client;
 use kube::core::Status;
+use kube::{Config, Resource};
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use crate::watch::describe;
@@ -100,13 +105,58 @@ pub(crate) async fn call<T>(
     }
 }
 
+/// The API server, to be read from alone.
+#[derive(Clone)]
+pub(crate) struct Reader(Client);
+
+impl Reader {
+    /// Reads with this client.
+    pub(crate) fn new(client: Client) -> Self {
+        Self(client)
+    }
+
+    /// An object of a kind without namespaces, or its metadata alone if `K` is that.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(crate) async fn get<K>(&self, what: &'static str, name: &str) -> Result<K, CallError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        call(what, Api::<K>::all(self.0.clone()).get(name)).await
+    }
+
+    /// An object of a namespace, or its metadata alone if `K` is that.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(crate) async fn get_in<K>(
+        &self,
+        what: &'static str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<K, CallError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    {
+        call(what, Api::<K>::namespaced(self.0.clone(), namespace).get(name)).await
+    }
+}
+
 /// A client without hidden retries: the controllers come back by themselves, and a write repeated in silence is one
 /// nobody decided.
 ///
 /// # Errors
 /// No kubeconfig and no ServiceAccount, or a broken one.
 pub(crate) async fn client() -> Result<Client, kube::Error> {
-    let mut config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
+    connect(Config::infer().await.map_err(kube::Error::InferConfig)?)
+}
+
+/// The same where it is known which API server, and as whom.
+///
+/// # Errors
+/// A broken configuration.
+pub(crate) fn connect(mut config: Config) -> Result<Client, kube::Error> {
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
     Client::try_from(config)

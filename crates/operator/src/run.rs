@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{Context, VaultClients};
+use crate::context::{Context, VaultClients, VaultReaders, View};
 use crate::health::Readiness;
 use crate::settings::Settings;
 use crate::telemetry::Metrics;
@@ -75,19 +75,21 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         tracing::info!(cluster = %cluster, installation = settings.installation, "this is the cluster");
         let (wake, woken) = Wake::new();
         let (world, watches) = World::new(&client, &place(&client, &settings), wake, Arc::clone(&metrics));
-        let context = Arc::new(Context {
-            instance: instance(),
-            vaults: VaultClients::new(transport),
-            in_memory: Context::memory_bound(),
+        let vaults = Arc::new(VaultClients::new(transport));
+        let view = View {
+            reader: kubernetes::Reader::new(client.clone()),
+            vault_readers: VaultReaders::new(Arc::clone(&vaults)),
+            own_account: None,
+            in_memory: View::memory_bound(),
             pace: pace::Pace::default(),
             contacts: keyvault::Contacts::default(),
             stop: stop.clone(),
-            client,
             world,
             settings,
             cluster,
             metrics,
-        });
+        };
+        let context = Arc::new(Context { view, client, vaults, instance: instance() });
         control(&context, watches, woken, &readiness).await
     };
     tokio::select! {
@@ -203,7 +205,7 @@ async fn stop_on_signal(stop: CancellationToken) {
 
 /// The cluster id: as set, or the UID of the namespace kube-system. `None`: told to stop meanwhile.
 async fn cluster_id(client: &Client, settings: &Settings, stop: &CancellationToken) -> Option<ClusterId> {
-    if let Some(id) = &settings.cluster_id {
+    if let Some(id) = &settings.access.cluster_id {
         return Some(id.clone());
     }
     let namespaces: Api<Namespace> = Api::all(client.clone());
@@ -230,20 +232,20 @@ async fn cluster_id(client: &Client, settings: &Settings, stop: &CancellationTok
 fn place(client: &Client, settings: &Settings) -> Place {
     let namespace = settings.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
     let served = (!settings.watch_namespaces.is_empty()).then(|| settings.watch_namespaces.clone());
-    Place { namespace, served, service_accounts: settings.service_accounts.clone() }
+    Place { namespace, served, service_accounts: settings.access.service_accounts.clone() }
 }
 
 fn transport_settings(settings: &Settings) -> anyhow::Result<TransportSettings> {
-    let ca_bundle_pem = match &settings.ca_bundle {
+    let ca_bundle_pem = match &settings.access.ca_bundle {
         None => None,
         Some(path) => Some(std::fs::read(path).with_context(|| format!("--ca-bundle {}", path.display()))?),
     };
     Ok(TransportSettings {
         allowed_clouds: settings.allowed_clouds(),
-        emulator_address: settings.emulator_address,
+        emulator_address: settings.access.emulator_address,
         ca_bundle_pem,
-        authority_host: settings.authority_host.clone(),
-        imds_endpoint: settings.imds_endpoint.clone(),
+        authority_host: settings.access.authority_host.clone(),
+        imds_endpoint: settings.access.imds_endpoint.clone(),
     })
 }
 

@@ -36,14 +36,56 @@ impl CommandLine {
 /// The operator's settings, each a flag and an environment variable.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Settings {
-    /// Which cluster this is, in the owner tag of every certificate: 1 to 63 of a-z, 0-9 and hyphen
-    /// [default: the UID of the namespace kube-system]. Set it to keep the certificates of a cluster that is rebuilt.
-    #[arg(long, env = "KEYVAULT_SYNC_CLUSTER_ID", value_parser = ClusterId::parse)]
-    pub cluster_id: Option<ClusterId>,
+    #[command(flatten)]
+    pub access: Access,
 
     /// Which installation this is: the operator's namespace, a dot, the release. Claims are labelled with it.
     #[arg(long, env = "KEYVAULT_SYNC_INSTALLATION", default_value = "keyvault-sync.keyvault-sync", value_parser = label_value)]
     pub installation: String,
+
+    /// Serve these namespaces alone: web,shop. Then the operator needs rights on Secrets there and in its own namespace only; there are
+    /// no ClusterKeyVaultSyncs, no grants by labels, and --cluster-id has to be set [default: serve all namespaces].
+    #[arg(long, env = "KEYVAULT_SYNC_WATCH_NAMESPACES", value_delimiter = ',', requires = "cluster_id", value_parser = namespace)]
+    pub watch_namespaces: Vec<String>,
+
+    /// The operator's own namespace, where the Secrets are that KeyVaults name [default: the pod's namespace].
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: Option<String>,
+
+    /// Encryption of the PKCS#12 bundles sent to the vault: aes256-sha256, or 3des-sha1 for a vault that refuses it.
+    #[arg(long, env = "KEYVAULT_SYNC_PFX_ENCRYPTION", default_value = "aes256-sha256")]
+    pub pfx_encryption: PfxEncryption,
+
+    /// How long copies of one certificate in several namespaces may differ before they are a NameCollision (they arrive one
+    /// after the other), for example 2m.
+    #[arg(long, env = "KEYVAULT_SYNC_COPIES_PATIENCE", default_value = "2m")]
+    pub copies_patience: Span,
+
+    /// How long the deletion of a certificate in a vault is tried, attempt after attempt, before the certificate is left there
+    /// (LeftInVault), for example 1h.
+    #[arg(long, env = "KEYVAULT_SYNC_DELETION_EFFORT", default_value = "1h")]
+    pub deletion_effort: Span,
+
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "KEYVAULT_SYNC_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
+    pub health_address: SocketAddr,
+
+    /// Form of the log.
+    #[arg(long, env = "KEYVAULT_SYNC_LOG_FORMAT", default_value = "json")]
+    pub log_format: LogFormat,
+
+    /// What is logged, as tracing filters: info, or keyvault_sync=debug,kube=info.
+    #[arg(long, env = "KEYVAULT_SYNC_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// How vaults are reached, as whom, and in which cluster's name: the operator and the tools for the hand say it alike.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Access {
+    /// Which cluster this is, in the owner tag of every certificate: 1 to 63 of a-z, 0-9 and hyphen
+    /// [default: the UID of the namespace kube-system]. Set it to keep the certificates of a cluster that is rebuilt.
+    #[arg(long, env = "KEYVAULT_SYNC_CLUSTER_ID", value_parser = ClusterId::parse)]
+    pub cluster_id: Option<ClusterId>,
 
     /// Clouds whose vaults may be used; each fixes the DNS suffix, the authority and the token audience.
     #[arg(
@@ -62,15 +104,6 @@ pub(crate) struct Settings {
     #[arg(long, env = "KEYVAULT_SYNC_CA_BUNDLE")]
     pub ca_bundle: Option<PathBuf>,
 
-    /// Serve these namespaces alone: web,shop. Then the operator needs rights on Secrets there and in its own namespace only; there are
-    /// no ClusterKeyVaultSyncs, no grants by labels, and --cluster-id has to be set [default: serve all namespaces].
-    #[arg(long, env = "KEYVAULT_SYNC_WATCH_NAMESPACES", value_delimiter = ',', requires = "cluster_id", value_parser = namespace)]
-    pub watch_namespaces: Vec<String>,
-
-    /// The operator's own namespace, where the Secrets are that KeyVaults name [default: the pod's namespace].
-    #[arg(long, env = "POD_NAMESPACE")]
-    pub namespace: Option<String>,
-
     /// ServiceAccounts whose tokens KeyVaults with identity.serviceAccount may use, by name, in every namespace: keyvault,certs;
     /// or * for any. Without it there are none, and no such identity.
     #[arg(long, env = "KEYVAULT_SYNC_SERVICE_ACCOUNTS", value_delimiter = ',', value_parser = account_name)]
@@ -85,20 +118,6 @@ pub(crate) struct Settings {
     #[arg(long, env = "KEYVAULT_SYNC_EMULATOR_ADDRESS", value_parser = loopback)]
     pub emulator_address: Option<SocketAddr>,
 
-    /// Encryption of the PKCS#12 bundles sent to the vault: aes256-sha256, or 3des-sha1 for a vault that refuses it.
-    #[arg(long, env = "KEYVAULT_SYNC_PFX_ENCRYPTION", default_value = "aes256-sha256")]
-    pub pfx_encryption: PfxEncryption,
-
-    /// How long copies of one certificate in several namespaces may differ before they are a NameCollision (they arrive one
-    /// after the other), for example 2m.
-    #[arg(long, env = "KEYVAULT_SYNC_COPIES_PATIENCE", default_value = "2m")]
-    pub copies_patience: Span,
-
-    /// How long the deletion of a certificate in a vault is tried, attempt after attempt, before the certificate is left there
-    /// (LeftInVault), for example 1h.
-    #[arg(long, env = "KEYVAULT_SYNC_DELETION_EFFORT", default_value = "1h")]
-    pub deletion_effort: Span,
-
     /// Entra ID tenant of the operator's workload identity; the workload identity webhook sets it.
     #[arg(long, env = "AZURE_TENANT_ID")]
     pub azure_tenant_id: Option<String>,
@@ -110,29 +129,17 @@ pub(crate) struct Settings {
     /// File with the operator's federated token; the workload identity webhook sets it.
     #[arg(long, env = "AZURE_FEDERATED_TOKEN_FILE")]
     pub azure_federated_token_file: Option<PathBuf>,
-
-    /// Where /livez, /readyz and /metrics are served.
-    #[arg(long, env = "KEYVAULT_SYNC_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
-    pub health_address: SocketAddr,
-
-    /// Form of the log.
-    #[arg(long, env = "KEYVAULT_SYNC_LOG_FORMAT", default_value = "json")]
-    pub log_format: LogFormat,
-
-    /// What is logged, as tracing filters: info, or keyvault_sync=debug,kube=info.
-    #[arg(long, env = "KEYVAULT_SYNC_LOG", default_value = "info")]
-    pub log: String,
 }
 
 impl Settings {
     /// Whether tokens of the ServiceAccounts of this name may be asked for.
     pub(crate) fn allows_service_account(&self, name: &str) -> bool {
-        self.service_accounts.iter().any(|allowed| allowed == "*" || allowed == name)
+        self.access.service_accounts.iter().any(|allowed| allowed == "*" || allowed == name)
     }
 
     /// The clouds whose vaults may be used.
     pub(crate) fn allowed_clouds(&self) -> Vec<Cloud> {
-        self.clouds.iter().map(|cloud| (*cloud).into()).collect()
+        self.access.clouds.iter().map(|cloud| (*cloud).into()).collect()
     }
 }
 

@@ -17,6 +17,7 @@ mod identity;
 mod imds;
 mod network;
 mod parameters;
+mod reader;
 mod token_failure;
 mod transport;
 
@@ -24,4 +25,5 @@ pub use client::{Listing, VaultClient};
 pub use error::{Landed, VaultError};
 pub use identity::{Identity, Proofs, SecretEdition, ServiceAccount};
 pub use parameters::Import;
+pub use reader::VaultReader;
 pub use transport::{Transport, TransportError, TransportSettings};

@@ -9,7 +9,7 @@ use keyvault_sync_core::names::ClaimName;
 
 use super::apply::{Failure, change};
 use super::resolve::{self, SOURCES_MAX};
-use crate::context::Context;
+use crate::context::{Context, View};
 use crate::wisher::{Wisher, WisherKey};
 
 /// Gives a claim up that `holder` (a uid) has. A resource of the same kind and namespace that wants the name gets the
@@ -52,7 +52,7 @@ pub(crate) async fn hand_over(name: &ClaimName, holder: &str, context: &Context)
 }
 
 /// What the oldest other resource of the holder's kind and namespace that wants this name, and may have it, would write.
-fn heir(name: &ClaimName, context: &Context) -> Option<KeyVaultCertificateSpec> {
+pub(crate) fn heir(name: &ClaimName, context: &View) -> Option<KeyVaultCertificateSpec> {
     let claim = context.world.claim(name.as_str())?;
     let holder = WisherKey::of(&claim);
     let present: Vec<Source> = claim.spec.sources.iter().map(resolve::source).collect();
@@ -66,11 +66,11 @@ fn heir(name: &ClaimName, context: &Context) -> Option<KeyVaultCertificateSpec> 
 }
 
 /// What a resource would write into the claim of this name; `present` are the Secrets it has now. `None`: it wants no such claim.
-pub(super) fn would_write(
+pub(crate) fn would_write(
     wisher: &Wisher,
     name: &ClaimName,
     present: &[Source],
-    context: &Context,
+    context: &View,
 ) -> Option<KeyVaultCertificateSpec> {
     let wish = resolve::wish(wisher, context);
     let wants = |row: &&Row<_>| row.name.as_ref().is_some_and(|(_, wanted)| wanted == name);
