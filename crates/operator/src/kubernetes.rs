@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use keyvault_sync_core::reason::{Problem, Reason};
-use kube::api::Api;
+use kube::api::{Api, ListParams};
 use kube::client::Client;
 use kube::core::Status;
 use kube::{Config, Resource};
@@ -18,6 +18,9 @@ use crate::watch::describe;
 
 /// kube sets no time limit of its own on a request.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Objects of one page of a list.
+const PAGE_SIZE: u32 = 500;
 
 /// Calls under way at a time: kube bounds neither them nor its idle connections, and a resource over thousands of Secrets that goes
 /// would make thousands at once.
@@ -102,6 +105,27 @@ pub(crate) async fn call<T>(
         Err(_) => Err(CallError::Timeout { what }),
         Ok(Err(source)) => Err(CallError::Kube { what, source: Box::new(source) }),
         Ok(Ok(answer)) => Ok(answer),
+    }
+}
+
+/// All objects of a kind, page by page.
+///
+/// # Errors
+/// See [`CallError`].
+pub(crate) async fn list<K>(what: &'static str, api: &Api<K>, params: ListParams) -> Result<Vec<K>, CallError>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let mut objects = Vec::new();
+    let mut params = params.limit(PAGE_SIZE);
+    loop {
+        let page = call(what, api.list(&params)).await?;
+        objects.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            // The API server's own lists end.
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(objects),
+        }
     }
 }
 

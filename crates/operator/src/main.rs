@@ -20,15 +20,16 @@ mod settings;
 mod sync;
 mod telemetry;
 mod token_file;
+mod tools;
 mod wake;
 mod watch;
 mod wisher;
 mod world;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
 use zeroizing_alloc::ZeroAlloc;
 
 use settings::{Command, CommandLine};
@@ -37,18 +38,19 @@ use settings::{Command, CommandLine};
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<std::alloc::System> = ZeroAlloc(std::alloc::System);
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     // No core dump: it would hold every key that is in memory.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .context("core dumps cannot be turned off")?;
-    let command = CommandLine::parse().chosen();
+    let command = CommandLine::read().chosen();
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     let ended = runtime.block_on(async {
         match command {
-            Command::Run(settings) => run::run(*settings).await,
+            Command::Run(settings) => run::run(*settings).await.map(|()| ExitCode::SUCCESS),
+            Command::Tool(tool) => Ok(tools::run(tool).await),
         }
     });
     runtime.shutdown_timeout(Duration::from_secs(1));

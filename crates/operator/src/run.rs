@@ -235,7 +235,7 @@ fn place(client: &Client, settings: &Settings) -> Place {
     Place { namespace, served, service_accounts: settings.access.service_accounts.clone() }
 }
 
-fn transport_settings(settings: &Settings) -> anyhow::Result<TransportSettings> {
+pub(crate) fn transport_settings(settings: &Settings) -> anyhow::Result<TransportSettings> {
     let ca_bundle_pem = match &settings.access.ca_bundle {
         None => None,
         Some(path) => Some(std::fs::read(path).with_context(|| format!("--ca-bundle {}", path.display()))?),

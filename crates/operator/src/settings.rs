@@ -1,13 +1,15 @@
 //! Every flag and environment variable, once. What a setting leads to is left to the module that reads it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use keyvault_sync_api::Duration as Span;
 use keyvault_sync_core::names::Cloud;
 use keyvault_sync_core::ownership::ClusterId;
 use keyvault_sync_core::pfx::PfxEncryption;
+
+use crate::tools::Tool;
 
 /// Puts the certificates of Kubernetes Secrets into Azure Key Vault, as KeyVaultSync resources say.
 #[derive(Clone, Debug, Parser)]
@@ -24,9 +26,40 @@ pub(crate) struct CommandLine {
 pub(crate) enum Command {
     /// Run the operator; so does no command at all.
     Run(Box<Settings>),
+    #[command(flatten)]
+    Tool(Tool),
 }
 
+/// What kubectl calls a plugin's program begins with this, and it is run as `kubectl keyvault-sync`.
+const PLUGIN: &str = "kubectl-";
+/// The exit code of a command line that cannot be read: 2 is what tools answer when something is not well.
+const USAGE: i32 = 1;
+
 impl CommandLine {
+    /// What the command line of this process says. Ends the process where it asks for help or cannot be read.
+    pub(crate) fn read() -> Self {
+        let mut arguments = std::env::args_os().peekable();
+        let program = arguments.peek().map(PathBuf::from);
+        let name = program.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy());
+        let is_plugin = name.is_some_and(|name| name.starts_with(PLUGIN));
+        let command = Self::command_for(is_plugin);
+        let parsed = command.try_get_matches_from(arguments).and_then(|found| Self::from_arg_matches(&found));
+        parsed.unwrap_or_else(|error| {
+            // There is nobody to tell if that fails.
+            let _ = error.print();
+            std::process::exit(if error.use_stderr() { USAGE } else { 0 })
+        })
+    }
+
+    fn command_for(is_plugin: bool) -> clap::Command {
+        let command = Self::command();
+        if !is_plugin {
+            return command;
+        }
+        // Whoever calls kubectl wants no operator to run on his machine for having forgotten a word.
+        command.bin_name("kubectl keyvault-sync").subcommand_required(true).arg_required_else_help(true)
+    }
+
     /// What is to be done.
     pub(crate) fn chosen(self) -> Command {
         self.command.unwrap_or_else(|| Command::Run(Box::new(self.settings)))
@@ -132,6 +165,36 @@ pub(crate) struct Access {
 }
 
 impl Settings {
+    /// What the environment says, where it says anything.
+    ///
+    /// # Errors
+    /// What of it cannot be read.
+    pub(crate) fn of_environment() -> Result<Self, clap::Error> {
+        Self::of_arguments(std::iter::empty())
+    }
+
+    /// What an operator with these arguments is set to.
+    ///
+    /// # Errors
+    /// What of it cannot be read.
+    pub(crate) fn of_arguments(arguments: impl Iterator<Item = String>) -> Result<Self, clap::Error> {
+        let line = std::iter::once("keyvault-sync".to_owned()).chain(arguments);
+        match CommandLine::try_parse_from(line)?.chosen() {
+            Command::Run(settings) => Ok(*settings),
+            Command::Tool(_) => Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
+        }
+    }
+
+    /// Each flag and the environment variable that says the same.
+    pub(crate) fn variables() -> Vec<(String, String)> {
+        let command = Self::augment_args(clap::Command::new("keyvault-sync"));
+        let named = |argument: &clap::Arg| {
+            let variable = argument.get_env()?.to_str()?.to_owned();
+            Some((argument.get_long()?.to_owned(), variable))
+        };
+        command.get_arguments().filter_map(named).collect()
+    }
+
     /// Whether tokens of the ServiceAccounts of this name may be asked for.
     pub(crate) fn allows_service_account(&self, name: &str) -> bool {
         self.access.service_accounts.iter().any(|allowed| allowed == "*" || allowed == name)
@@ -215,8 +278,19 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn as_a_plugin_it_says_how_kubectl_calls_it_and_never_runs_the_operator_unasked() {
+        let help = |is_plugin| {
+            let mut command = CommandLine::command_for(is_plugin);
+            command.try_get_matches_from_mut(["any-name", "status", "--help"]).unwrap_err().to_string()
+        };
+        assert!(help(true).contains("Usage: kubectl keyvault-sync status"), "{}", help(true));
+        assert!(!help(false).contains("kubectl keyvault-sync"), "{}", help(false));
+        assert!(CommandLine::command_for(true).try_get_matches_from(["kubectl-keyvault_sync"]).is_err());
+        assert!(CommandLine::command_for(false).try_get_matches_from(["keyvault-sync"]).is_ok());
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub(crate) async fn state_of(
 
 /// The same for a claim that was made at a known time: where its kind was defined anew since, the owner was not deleted, its kind
 /// was, and whoever applies the definition again is about to apply the resources too.
-async fn state(
+pub(crate) async fn state(
     kind: OwnerKind,
     namespace: &str,
     name: &str,

@@ -25,22 +25,23 @@ pub(crate) async fn give_up(
     if hand_over(name, holder, context).await? {
         return Ok(());
     }
+    change(name, holder, context, |claim| release(&mut claim.spec, why, last_word)).await
+}
+
+/// Writes down that a claim is given up, and how it ends.
+pub(crate) fn release(spec: &mut KeyVaultCertificateSpec, why: ReleaseWhy, last_word: Option<&PushSettings>) {
     let why = match why {
         ReleaseWhy::EntryGone => ApiWhy::EntryGone,
         ReleaseWhy::VaultChanged => ApiWhy::VaultChanged,
         ReleaseWhy::OwnerGone => ApiWhy::OwnerGone,
         ReleaseWhy::SecretGone => ApiWhy::SecretGone,
     };
-    let since = whole_seconds(Timestamp::now());
-    let release = |spec: &mut KeyVaultCertificateSpec| {
-        if let Some(push) = last_word {
-            spec.deletion_policy = push.deletion_policy;
-            spec.deletion_grace_period = push.deletion_grace_period;
-            spec.suspend = push.suspend;
-        }
-        spec.release = Some(Release { why, since });
-    };
-    change(name, holder, context, |claim| release(&mut claim.spec)).await
+    if let Some(push) = last_word {
+        spec.deletion_policy = push.deletion_policy;
+        spec.deletion_grace_period = push.deletion_grace_period;
+        spec.suspend = push.suspend;
+    }
+    spec.release = Some(Release { why, since: whole_seconds(Timestamp::now()) });
 }
 
 /// Hands a claim that `holder` (a uid) does not want over to a resource that does. `false`: nobody does.
