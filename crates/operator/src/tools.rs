@@ -1,6 +1,7 @@
 //! The tools for the hand: they tell what would happen, what is, and what is wrong, and end. None of them writes but `crds --apply`.
 //! How each does that is in its own file; here is what they share of a command line: exit codes and what is printed where.
 
+mod check;
 mod cluster;
 mod definitions;
 mod operator;
@@ -21,6 +22,8 @@ use serde::Serialize;
 pub(crate) enum Tool {
     /// Show what would happen, and write nothing: neither in the cluster nor in a vault
     Plan(Box<plan::Arguments>),
+    /// Check the way to a vault from here: DNS, TLS, token, role, firewall
+    Check(Box<check::Arguments>),
     /// Show how every resource is, worst first
     Status(status::Arguments),
     /// Print the definitions of the resources, or apply them
@@ -55,6 +58,7 @@ pub(crate) enum Form {
 pub(crate) async fn run(tool: Tool) -> ExitCode {
     let ended = match tool {
         Tool::Plan(arguments) => plan::run(*arguments).await,
+        Tool::Check(arguments) => check::run(*arguments).await,
         Tool::Status(arguments) => status::run(arguments).await,
         Tool::Crds(arguments) => definitions::run(arguments).await,
         Tool::Version(arguments) => version::run(&arguments),

@@ -21,8 +21,9 @@ mod reader;
 mod token_failure;
 mod transport;
 
-pub use client::{Listing, VaultClient};
+pub use client::{Listing, Stage, VaultClient};
 pub use error::{Landed, VaultError};
+pub use guidance::who;
 pub use identity::{Identity, Proofs, SecretEdition, ServiceAccount};
 pub use parameters::Import;
 pub use reader::VaultReader;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use keyvault_sync_core::facts::{CertificateFacts, DeletedFacts};
 use keyvault_sync_core::names::CertificateName;
 
-use crate::client::{Listing, VaultClient};
+use crate::client::{Listing, Stage, VaultClient};
 use crate::error::VaultError;
 
 /// The reads of a vault. Nothing that is called here can change it.
@@ -53,6 +53,22 @@ impl VaultReader {
     /// See [`VaultError`].
     pub async fn list(&self, pages_max: usize) -> Result<Listing, VaultError> {
         self.0.list(pages_max).await
+    }
+
+    /// See [`VaultClient::approach`].
+    ///
+    /// # Errors
+    /// See [`VaultError`].
+    pub async fn approach(&self) -> Result<(), (Stage, VaultError)> {
+        self.0.approach().await
+    }
+
+    /// See [`VaultClient::token`].
+    ///
+    /// # Errors
+    /// See [`VaultError`].
+    pub async fn token(&self) -> Result<(), VaultError> {
+        self.0.token().await
     }
 
     /// See [`VaultClient::contact`].

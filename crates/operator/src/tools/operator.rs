@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod, ServiceAccount as Account};
+use keyvault_sync_api::KeyVault;
 use keyvault_sync_api::constants::{CLIENT_ID_ANNOTATION, TENANT_ID_ANNOTATION};
 use keyvault_sync_core::ownership::ClusterId;
 use keyvault_sync_vault::{ServiceAccount, Transport};
@@ -62,7 +63,14 @@ impl Operator {
             .map_err(|error| anyhow!("the environment holds a setting that cannot be used: {error}"))?;
         settings.access = self.access.clone();
         settings.namespace = Some(self.operator_namespace.clone());
-        match self.pod(connection).await? {
+        let access = &self.access;
+        let ids = (&access.azure_tenant_id, &access.azure_client_id, &access.azure_federated_token_file);
+        let pod = match ids {
+            // It is the operator's own pod that we are in.
+            (Some(_), Some(_), Some(_)) => None,
+            _ => self.pod(connection).await?,
+        };
+        match pod {
             Some(pod) => match of_pod(&pod) {
                 Ok(running) => take_over(&mut settings, running),
                 Err(error) => note(&format!(
@@ -178,20 +186,40 @@ impl Told {
         let seen = once::see(&connection.client, &place, &sight, unapplied)
             .await
             .map_err(|error| connection.unanswered(&error))?;
+        Ok(Told { settings, place, own_account, transport }.lookout(connection, cluster, seen))
+    }
+
+    /// Looks at one vault alone, as that operator opens it for a namespace.
+    pub(crate) async fn look_at(
+        self,
+        connection: &Connection,
+        vault: KeyVault,
+        namespace: &str,
+    ) -> anyhow::Result<Lookout> {
+        let seen = once::around(&connection.client, &self.place, vault, namespace)
+            .await
+            .map_err(|error| connection.unanswered(&error))?;
+        // Nothing that is asked of the vault depends on it.
+        let id = self.settings.access.cluster_id.clone();
+        let cluster = id.or_else(|| ClusterId::parse("any").ok()).ok_or_else(|| anyhow!("no cluster id"))?;
+        Ok(self.lookout(connection, cluster, seen))
+    }
+
+    fn lookout(self, connection: &Connection, cluster: ClusterId, seen: Seen) -> Lookout {
         let view = View {
             reader: Reader::new(connection.client.clone()),
             world: Arc::clone(&seen.world),
-            settings,
+            settings: self.settings,
             cluster,
-            own_account,
-            vault_readers: VaultReaders::new(Arc::new(VaultClients::new(transport))),
+            own_account: self.own_account,
+            vault_readers: VaultReaders::new(Arc::new(VaultClients::new(self.transport))),
             pace: Pace::default(),
             in_memory: View::memory_bound(),
             contacts: Contacts::default(),
             metrics: Arc::default(),
             stop: CancellationToken::new(),
         };
-        Ok(Lookout { view, seen })
+        Lookout { view, seen }
     }
 }
 

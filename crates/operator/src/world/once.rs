@@ -79,6 +79,7 @@ pub(crate) async fn see(
     let tls = looking.in_sight_with("TLS Secrets", tls).await?;
     let mut others = looking.in_sight_with("other Secrets", other.clone()).await?;
     others.extend(looking.credentials(place, &vaults, other).await?);
+    others.extend(looking.credentials(place, &vaults, ListParams::default().fields(TLS_SECRETS)).await?);
     fill(&world, looking.namespaces().await?, &mut writers.namespaces, trim_namespace, World::on_namespace);
     fill(&world, tls, &mut writers.tls_secrets, trim_secret, World::on_tls_secret);
     fill(&world, others, &mut writers.other_secrets, trim_secret, World::on_other_secret);
@@ -96,6 +97,42 @@ pub(crate) async fn see(
     fill(&world, claims, &mut writers.claims, trim, World::on_claim);
     fill(&world, syncs, &mut writers.syncs, trim, World::on_sync);
     fill(&world, cluster_syncs, &mut writers.cluster_syncs, trim, World::on_cluster_sync);
+    Ok(Seen { world: Arc::new(world), claims: writers.claims })
+}
+
+/// A world with one vault in it and what it is opened with, as a namespace uses it.
+///
+/// # Errors
+/// As `see`.
+pub(crate) async fn around(
+    client: &Client,
+    place: &Place,
+    vault: KeyVault,
+    namespace: &str,
+) -> Result<Seen, CallError> {
+    let (wake, _) = Wake::new();
+    let (world, mut writers) = World::empty(place, wake, Arc::default());
+    let sight = Sight::Namespaces(BTreeSet::from([namespace.to_owned()]));
+    let nothing = Sight::Namespaces(BTreeSet::new());
+    let other = ListParams::default().fields(OTHER_SECRETS);
+    let tls = ListParams::default().fields(TLS_SECRETS);
+    let vaults = [vault];
+    let credentials = Looking { client, sight: &nothing };
+    let mut secrets = credentials.credentials(place, &vaults, other).await?;
+    secrets.extend(credentials.credentials(place, &vaults, tls).await?);
+    fill(&world, secrets, &mut writers.other_secrets, trim_secret, World::on_other_secret);
+    let [vault] = vaults;
+    let account = vault.spec.identity.as_ref().and_then(|identity| identity.service_account.as_ref());
+    if let Some(account) = account {
+        let only = ListParams::default().fields(&format!("metadata.name={}", account.name));
+        let accounts: Vec<AccountMeta> =
+            Looking { client, sight: &sight }.in_sight_with(ACCOUNTS, only).await?;
+        let is_allowed = |allowed: &String| allowed == ANY || *allowed == account.name;
+        for (_, writer) in writers.accounts.iter_mut().filter(|(allowed, _)| is_allowed(allowed)) {
+            fill(&world, accounts.clone(), writer, trim_account, World::on_account);
+        }
+    }
+    fill(&world, vec![vault], &mut writers.vaults, trim, World::on_vault);
     Ok(Seen { world: Arc::new(world), claims: writers.claims })
 }
 
