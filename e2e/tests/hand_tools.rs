@@ -230,7 +230,7 @@ async fn what_a_plan_says_of_a_file_is_what_the_operator_does_and_planning_write
 }
 
 async fn a_plan_tells_what_changes_and_what_becomes_of_what_is_given_up(scene: Scene) -> anyhow::Result<()> {
-    for secret in ["stays", "goes", "kept"] {
+    for secret in ["stays", "goes", "kept", "instead"] {
         scene.renew(secret).await?;
     }
     let spec = json!({"deletionPolicy": "Delete", "certificates": [{"secretName": "stays"}, {"secretName": "goes"}]});
@@ -246,7 +246,7 @@ async fn a_plan_tells_what_changes_and_what_becomes_of_what_is_given_up(scene: S
     let web = json!({
         "deletionPolicy": "Delete", "tags": {"team": "web"}, "certificates": [{"secretName": "stays"}],
     });
-    let shop = json!({"certificates": []});
+    let shop = json!({"certificates": [{"secretName": "instead"}]});
     let file = [document(&scene, "web", web.clone()), document(&scene, "shop", shop.clone())].join("\n---\n");
     let (changed, code) = plan(&scene, &["--file=-"], &file).await?;
     ensure!(code == 0, "{changed:#}");
@@ -618,6 +618,8 @@ async fn what_cannot_be_done_is_said_in_a_line(scene: Scene) -> anyhow::Result<(
     let broken = format!("--file={}", file("broken.yaml", "kind: [")?);
     let unknown = document(&scene, "web", json!({"certificate": []}));
     let unknown = format!("--file={}", file("unknown.yaml", &unknown)?);
+    let empty = document(&scene, "web", json!({"certificates": []}));
+    let empty = format!("--file={}", file("empty.yaml", &empty)?);
     for (arguments, words) in [
         (&["status", nowhere.as_str()][..], &["https://127.0.0.1:1", "cannot be reached"][..]),
         (&["plan", &nowhere], &["https://127.0.0.1:1", "cannot be reached"]),
@@ -629,6 +631,7 @@ async fn what_cannot_be_done_is_said_in_a_line(scene: Scene) -> anyhow::Result<(
         (&["plan", "--file=/no/such/file"], &["/no/such/file"]),
         (&["plan", &broken], &["broken.yaml", "not YAML"]),
         (&["plan", &unknown], &["KeyVaultSync web", "spec.certificate"]),
+        (&["plan", &empty], &["the API server would refuse it", "nothing is selected"]),
         (&["check", "none"], &["no KeyVault none"]),
     ] {
         let output = tool(&scene, arguments, "").await?;

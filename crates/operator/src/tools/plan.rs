@@ -74,6 +74,7 @@ enum Wanted {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Found> {
     let connection = arguments.cluster.connect().await?;
     let (wanted, unapplied) = wanted(&arguments, &connection)?;
+    manifests::check(&unapplied, &connection).await?;
     let sight = sight(&wanted, &unapplied);
     let files: BTreeSet<WisherKey> = keys(&unapplied).collect();
     let lookout = {

@@ -1,14 +1,20 @@
 //! Resources from a file that need not be applied: read, checked for their form, and given the namespace that kubectl would give them.
 //! What they lead to is left to `plan`.
 
+use std::fmt::Debug;
 use std::io::Read as _;
 
 use anyhow::{Context as _, anyhow, bail};
 use keyvault_sync_api::constants::GROUP;
 use keyvault_sync_api::{ClusterKeyVaultSync, KeyVault, KeyVaultSync};
+use kube::api::{Api, PostParams};
+use kube::{Resource, ResourceExt};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::kubernetes::{CallError, call};
+use crate::tools::cluster::Connection;
 use crate::world::once::Unapplied;
 
 /// A file that is larger holds something else.
@@ -29,6 +35,57 @@ pub(super) fn read(file: &str, namespace: &str) -> anyhow::Result<Unapplied> {
     }
     parse(&text, namespace)
         .with_context(|| if file == "-" { "the standard input".into() } else { file.to_owned() })
+}
+
+/// Has the API server say which of them it would refuse: it checks more than their form. A dry run stores nothing. Whoever may not
+/// write them is told so by their own apply, not here.
+pub(super) async fn check(unapplied: &Unapplied, connection: &Connection) -> anyhow::Result<()> {
+    let client = || connection.client.clone();
+    for sync in &unapplied.syncs {
+        let namespace = sync.namespace().unwrap_or_default();
+        dry_run(sync, Api::namespaced(client(), &namespace), connection).await?;
+    }
+    for sync in &unapplied.cluster_syncs {
+        dry_run(sync, Api::all(client()), connection).await?;
+    }
+    for vault in &unapplied.vaults {
+        dry_run(vault, Api::all(client()), connection).await?;
+    }
+    Ok(())
+}
+
+async fn dry_run<K>(object: &K, api: Api<K>, connection: &Connection) -> anyhow::Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    const WHAT: &str = "a dry run";
+    let params = PostParams { dry_run: true, ..PostParams::default() };
+    let name = object.name_any();
+    let there = match call(WHAT, api.get_opt(&name)).await {
+        Ok(there) => there,
+        Err(error) if is_forbidden(&error) => return Ok(()),
+        Err(error) => return Err(connection.unanswered(&error)),
+    };
+    let answer = match there {
+        None => call(WHAT, api.create(&params, object)).await,
+        Some(there) => {
+            let mut object = object.clone();
+            object.meta_mut().resource_version = there.resource_version();
+            call(WHAT, api.replace(&name, &params, &object)).await
+        }
+    };
+    match answer {
+        Ok(_) => Ok(()),
+        Err(error) if is_forbidden(&error) => Ok(()),
+        Err(error) => match error.status() {
+            Some(status) => bail!("the API server would refuse it: {}", status.message),
+            None => Err(connection.unanswered(&error)),
+        },
+    }
+}
+
+fn is_forbidden(error: &CallError) -> bool {
+    error.status().is_some_and(|status| status.code == 403)
 }
 
 fn parse(text: &str, namespace: &str) -> anyhow::Result<Unapplied> {
@@ -114,8 +171,6 @@ fn unknown_field(schema: &Value, value: &Value, path: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use kube::ResourceExt;
-
     use super::*;
 
     const FILE: &str = "
