@@ -340,8 +340,8 @@ async fn a_plan_without_the_vault_goes_by_what_is_recorded_and_says_so(scene: Sc
 
 async fn a_plan_of_the_cluster_knows_its_operators_settings_from_its_pod(scene: Scene) -> anyhow::Result<()> {
     scene.renew("web-tls").await?;
-    scene.sync_of("web", &["web-tls"]).await?;
-    scene.synced("web", "1/1").await?;
+    scene.sync_of("of-the-pod", &["web-tls"]).await?;
+    scene.synced("of-the-pod", "1/1").await?;
     // Nothing runs it; the webhook of Workload Identity would have set its environment.
     let pods: Api<Pod> = Api::namespaced(scene.stage().client().clone(), OPERATOR);
     let pod = json!({
@@ -356,10 +356,13 @@ async fn a_plan_of_the_cluster_knows_its_operators_settings_from_its_pod(scene: 
     let mut arguments = vec!["plan", "--output=json", "--all-namespaces"];
     arguments.extend(settings.iter().map(String::as_str));
     let (plan, _) = answered(tool(&scene, &arguments, "").await?)?;
-    acts(&plan, "web", "web-tls", "InSync", None)?;
-    ensure!(planned(&plan, "web", "web-tls")?["basis"] == "Vault", "the vault was not opened: {plan:#}");
+    acts(&plan, "of-the-pod", "web-tls", "InSync", None)?;
+    ensure!(
+        planned(&plan, "of-the-pod", "web-tls")?["basis"] == "Vault",
+        "the vault was not opened: {plan:#}"
+    );
     // For people: the same in a table.
-    let mut arguments = vec!["plan", "kvsync/web", "--namespace", scene.name()];
+    let mut arguments = vec!["plan", "kvsync/of-the-pod", "--namespace", scene.name()];
     arguments.extend(settings.iter().map(String::as_str));
     let output = tool(&scene, &arguments, "").await?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

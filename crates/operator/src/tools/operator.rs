@@ -31,7 +31,7 @@ use crate::world::once::{self, Seen, Sight, Unapplied};
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Operator {
     /// The operator's namespace
-    #[arg(long, value_name = "NAME", default_value = "keyvault-sync")]
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "keyvault-sync")]
     operator_namespace: String,
     /// The operator's ServiceAccount: without a token file the API server is asked for a token of it
     #[arg(long, value_name = "NAME", default_value = "keyvault-sync")]

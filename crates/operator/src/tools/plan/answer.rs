@@ -10,7 +10,7 @@ use keyvault_sync_core::reason::Problem;
 use kube::ResourceExt;
 use serde::Serialize;
 
-use super::forecast::{Act, Basis, Forecast, policy};
+use super::forecast::{Act, Basis, Door, Forecast, policy};
 use super::place;
 use crate::sync::resolve::Wish;
 use crate::tools::table::Table;
@@ -101,7 +101,8 @@ pub(super) struct Ending {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Vault {
-    pub host: String,
+    #[serde(flatten)]
+    pub door: Door,
     pub looked_at: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -231,7 +232,7 @@ fn word(why: ReleaseWhy) -> &'static str {
 }
 
 impl Plan {
-    pub(super) fn new(resources: Vec<Resource>, vaults: Vec<(String, Option<Problem>)>) -> Self {
+    pub(super) fn new(resources: Vec<Resource>, vaults: Vec<(Door, Option<Problem>)>) -> Self {
         let is_refused = |forecast: &Forecast| match forecast.act {
             Act::Refuse | Act::Leave => true,
             Act::Import
@@ -255,8 +256,8 @@ impl Plan {
             refused.max(usize::from(resource.problem.is_some()))
         });
         let refused = refused.sum();
-        let vaults = vaults.into_iter().map(|(host, problem)| Vault {
-            host,
+        let vaults = vaults.into_iter().map(|(door, problem)| Vault {
+            door,
             looked_at: problem.is_none(),
             message: problem.map(|problem| problem.message),
         });
@@ -274,7 +275,7 @@ impl Plan {
             let why = vault.message.as_deref().unwrap_or_default();
             text.push_str(&format!(
                 "{} was not looked at: {why}; what is said of it is as recorded\n",
-                vault.host
+                vault.door.host
             ));
         }
         text.push_str(&self.sum());

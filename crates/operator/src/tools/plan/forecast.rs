@@ -9,7 +9,7 @@ use keyvault_sync_api::{DeletionPolicy, KeyVaultCertificate};
 use keyvault_sync_core::push::{Look, Next, Observed, Why, Write};
 use keyvault_sync_core::reason::{Problem, Reason};
 use keyvault_sync_core::release::{self, Ending};
-use keyvault_sync_vault::Identity;
+use keyvault_sync_vault::who;
 use serde::Serialize;
 
 use crate::certificate::STEPS_MAX;
@@ -101,12 +101,20 @@ impl Forecast {
     }
 }
 
+/// A vault, as one identity sees it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(super) struct Door {
+    pub host: String,
+    /// In words.
+    pub identity: String,
+}
+
 /// Foresees claims.
 pub(super) struct Forecaster<'a> {
     view: &'a View,
     offline: bool,
     /// Vaults that were tried, and why they were not looked at.
-    closed: Mutex<BTreeMap<String, Option<Problem>>>,
+    closed: Mutex<BTreeMap<Door, Option<Problem>>>,
 }
 
 /// Whether a vault is looked at for a claim.
@@ -123,7 +131,7 @@ impl<'a> Forecaster<'a> {
     }
 
     /// The vaults that were asked for, and why some were not looked at.
-    pub(super) fn vaults(&self) -> Vec<(String, Option<Problem>)> {
+    pub(super) fn vaults(&self) -> Vec<(Door, Option<Problem>)> {
         self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone().into_iter().collect()
     }
 
@@ -228,13 +236,13 @@ impl<'a> Forecaster<'a> {
 
     fn glance(&self, route: &Route) -> Glance {
         let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        let host = door(route);
+        let door = door(route);
         if self.offline {
             let problem = Problem::new(Reason::Reconciling, "--offline");
-            closed.insert(host, Some(problem));
+            closed.insert(door, Some(problem));
             return Glance::No;
         }
-        match closed.get(&host) {
+        match closed.get(&door) {
             Some(Some(_)) => Glance::No,
             Some(None) | None => Glance::Yes,
         }
@@ -263,15 +271,8 @@ impl<'a> Forecaster<'a> {
     }
 }
 
-/// A vault, as one identity sees it.
-fn door(route: &Route) -> String {
-    match &route.identity {
-        Identity::ServiceAccount { account, .. } => format!("{} (by {account})", route.vault.host),
-        Identity::WorkloadIdentity { .. }
-        | Identity::ServicePrincipal { .. }
-        | Identity::ClientCertificate { .. }
-        | Identity::ManagedIdentity { .. } => route.vault.host.to_string(),
-    }
+fn door(route: &Route) -> Door {
+    Door { host: route.vault.host.to_string(), identity: who(&route.identity) }
 }
 
 fn act(next: Next, observed: &Observed, basis: Basis) -> Forecast {
