@@ -22,6 +22,7 @@ keyvault_sync_e2e::promises!(Together:
     what_a_plan_says_of_a_file_is_what_the_operator_does_and_planning_writes_nothing,
     a_plan_tells_what_changes_and_what_becomes_of_what_is_given_up,
     a_plan_without_the_vault_goes_by_what_is_recorded_and_says_so,
+    a_plan_of_a_new_vault_and_a_resource_over_namespaces_comes_true,
     a_plan_of_the_cluster_knows_its_operators_settings_from_its_pod,
     a_check_finds_what_stands_in_the_way_and_names_it,
     status_shows_the_worst_first_and_leaves_out_what_may_not_be_seen,
@@ -295,6 +296,7 @@ async fn a_plan_without_the_vault_goes_by_what_is_recorded_and_says_so(scene: Sc
     scene.renew("web-tls").await?;
     scene.sync_of("web", &["web-tls"]).await?;
     scene.synced("web", "1/1").await?;
+    at_rest(&scene).await?;
     let ours = ["--namespace", scene.name()];
     let calls = scene.emulator().calls(&scene.host()).len();
     let (offline, code) = plan(&scene, &[&ours[..], &["--offline"]].concat(), "").await?;
@@ -338,6 +340,50 @@ async fn a_plan_without_the_vault_goes_by_what_is_recorded_and_says_so(scene: Sc
     acts(&refused, "web", "new-tls", "Refuse", Some("Forbidden"))
 }
 
+async fn a_plan_of_a_new_vault_and_a_resource_over_namespaces_comes_true(scene: Scene) -> anyhow::Result<()> {
+    let (second, stranger) = (scene.tenant("b").await?, scene.tenant("c").await?);
+    let shared = scene.renew("shared").await?;
+    // The first to be there is the one that is pushed.
+    scene.outlive("shared").await?;
+    second.put_issued("shared", &shared).await?;
+    stranger.renew("unwanted").await?;
+    let vault = format!("{}-new", scene.name());
+    scene.make_vault(&vault);
+    let meta = |name: &str| json!({"name": name});
+    let version = format!("{GROUP}/{VERSION}");
+    let key_vault = json!({
+        "apiVersion": version, "kind": "KeyVault", "metadata": meta(&vault),
+        "spec": {"url": format!("https://{}", host(&vault)), "grants": [
+            {"namespaces": {"names": [scene.name(), second.name()]}, "push": ["*"]},
+        ]},
+    });
+    let over = json!({
+        "apiVersion": version, "kind": "ClusterKeyVaultSync", "metadata": meta(&vault),
+        "spec": {
+            "vaultRef": {"name": vault}, "selector": {}, "certificateNameTemplate": "{secret}",
+            "namespaceSelector": {"names": [scene.name(), second.name(), stranger.name()]},
+        },
+    });
+    let file = format!("{key_vault}\n---\n{over}");
+    let (plan, code) = plan(&scene, &["--file=-"], &file).await?;
+    ensure!(code == 2 && plan["refused"] == 1, "{plan:#}");
+    let of = |secret: String, act: &str| {
+        let rows = plan["resources"][0]["certificates"].as_array().into_iter().flatten();
+        rows.clone().any(|row| row["secret"] == secret && row["act"] == act)
+    };
+    ensure!(of(format!("{}/shared", scene.name()), "Import"), "{plan:#}");
+    ensure!(of(format!("{}/shared", second.name()), "Copy"), "{plan:#}");
+    ensure!(of(format!("{}/unwanted", stranger.name()), "Refuse"), "{plan:#}");
+    acts(&plan, &vault, "unwanted", "Refuse", Some("NotGranted"))?;
+    scene.stage().cluster.apply(&file).await?;
+    scene.cluster_row(&vault, "shared", "Synced").await?;
+    second.cluster_row(&vault, "shared", "Synced").await?;
+    stranger.cluster_row(&vault, "unwanted", "NotGranted").await?;
+    let names = scene.emulator().certificate_names(&host(&vault));
+    ensure!(names == ["shared"] && imports(&scene.emulator().calls(&host(&vault))) == 1, "{names:?}");
+    scene.delete(&scene.cluster_syncs(), &vault).await
+}
+
 async fn a_plan_of_the_cluster_knows_its_operators_settings_from_its_pod(scene: Scene) -> anyhow::Result<()> {
     scene.renew("web-tls").await?;
     scene.sync_of("of-the-pod", &["web-tls"]).await?;
@@ -353,7 +399,9 @@ async fn a_plan_of_the_cluster_knows_its_operators_settings_from_its_pod(scene: 
     });
     pods.patch("operator", &PatchParams::apply("promise-test").force(), &Patch::Apply(&pod)).await?;
     let settings = to_emulator(&scene);
-    let mut arguments = vec!["plan", "--output=json", "--all-namespaces"];
+    // All that goes through one vault; the vaults of the tests beside this one are left alone.
+    let through = format!("keyvault/{}", scene.name());
+    let mut arguments = vec!["plan", "--output=json", &through];
     arguments.extend(settings.iter().map(String::as_str));
     let (plan, _) = answered(tool(&scene, &arguments, "").await?)?;
     acts(&plan, "of-the-pod", "web-tls", "InSync", None)?;
@@ -361,6 +409,8 @@ async fn a_plan_of_the_cluster_knows_its_operators_settings_from_its_pod(scene: 
         planned(&plan, "of-the-pod", "web-tls")?["basis"] == "Vault",
         "the vault was not opened: {plan:#}"
     );
+    let (all, _) = plan_of_all_offline(&scene).await?;
+    acts(&all, "of-the-pod", "web-tls", "InSync", None)?;
     // For people: the same in a table.
     let mut arguments = vec!["plan", "kvsync/of-the-pod", "--namespace", scene.name()];
     arguments.extend(settings.iter().map(String::as_str));
@@ -369,6 +419,10 @@ async fn a_plan_of_the_cluster_knows_its_operators_settings_from_its_pod(scene: 
     let summed = text.contains("Plan: 1 in step. Nothing was written.");
     ensure!(summed && text.contains("InSync") && output.stderr.is_empty(), "{text}");
     Ok(())
+}
+
+async fn plan_of_all_offline(scene: &Scene) -> anyhow::Result<(Value, i32)> {
+    plan(scene, &["--all-namespaces", "--offline"], "").await
 }
 
 /// Checks; the answer and the exit code.

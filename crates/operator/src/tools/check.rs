@@ -24,6 +24,8 @@ use crate::kubernetes::call;
 
 /// A name that nobody has: that it is not found is the answer that is hoped for.
 const NOBODYS_NAME: &str = "keyvault-sync-contact";
+/// The vault takes the token, and answers this address.
+const LETS_IN: &str = "firewall and tenant";
 /// Of what the operator writes day by day.
 const WRITE: &str = "import, update";
 /// One page tells whether it may be listed.
@@ -148,11 +150,11 @@ async fn walk(answer: &mut Answer, lookout: &Lookout, key_vault: &KeyVault, name
     };
     let is_elsewhere = view.settings.access.emulator_address.is_some();
     if answer.way(&reader, &host, is_elsewhere).await.is_err() {
-        return answer.not_come_to(&["token", "firewall and tenant", "get", "list"]);
+        return answer.not_come_to(&["token", LETS_IN, "get", "list", "get deleted"]);
     }
     if let Err(error) = reader.token().await {
         answer.failed("token", &error.problem);
-        return answer.not_come_to(&["firewall and tenant", "get", "list"]);
+        return answer.not_come_to(&[LETS_IN, "get", "list", "get deleted"]);
     }
     answer.ok("token", format!("Entra ID gives {} one", who(&identity)));
     answer.permissions(&reader).await;
@@ -207,7 +209,6 @@ impl Answer {
 
     /// What the vault lets us do, as far as reading tells.
     async fn permissions(&mut self, reader: &VaultReader) {
-        const LETS_IN: &str = "firewall and tenant";
         let let_in = "the vault takes the token and lets this address in".to_owned();
         match reader.contact().await {
             Ok(()) => {
@@ -220,7 +221,7 @@ impl Answer {
             }
             Err(error) => {
                 self.failed(LETS_IN, &error.problem);
-                return self.not_come_to(&["get", "list"]);
+                return self.not_come_to(&["get", "list", "get deleted"]);
             }
         }
         let listed = reader.list(PAGES).await.map(drop);
