@@ -13,6 +13,9 @@ pub const SYNC_AT_ANNOTATION: &str = "keyvaultsync.io/sync-at";
 /// Label of a claim: `<operator namespace>.<release>`, which looks after it, also when its owner is gone.
 pub const INSTALLATION_LABEL: &str = "keyvaultsync.io/installation";
 
+/// Annotation of the definitions: the version of keyvault-sync that they are of.
+pub const VERSION_ANNOTATION: &str = "keyvaultsync.io/version";
+
 /// Annotations by which Azure Workload Identity finds the ids of a ServiceAccount.
 /// Source: <https://azure.github.io/azure-workload-identity/docs/topics/service-account-labels-and-annotations.html>.
 pub const CLIENT_ID_ANNOTATION: &str = "azure.workload.identity/client-id";

@@ -27,6 +27,8 @@ pub mod selector;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
+use crate::constants::VERSION_ANNOTATION;
+
 pub use certificate_entry::{CertificateEntry, SecretKeys};
 pub use cluster_key_vault_sync::{ClusterKeyVaultSync, ClusterKeyVaultSyncSpec};
 pub use duration::Duration;
@@ -48,11 +50,15 @@ pub use selector::{
 
 /// Every kind's definition, in the order in which a reader meets them: the wishes, the vault, the claim.
 ///
-/// These are the definitions to install: other than those of [`CustomResourceExt::crd`], their descriptions are not
+/// These are the definitions to install. They say of which version they are, so that an older program does not replace them; other than those of [`CustomResourceExt::crd`], their descriptions are not
 /// broken where a line of the source ends, so that `kubectl explain` can wrap them.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut crds =
         vec![KeyVaultSync::crd(), ClusterKeyVaultSync::crd(), KeyVault::crd(), KeyVaultCertificate::crd()];
+    for crd in &mut crds {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        crd.metadata.annotations.get_or_insert_default().insert(VERSION_ANNOTATION.to_owned(), version);
+    }
     for version in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
         if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
             schema::join_description_lines(schema);

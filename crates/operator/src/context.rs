@@ -2,6 +2,7 @@
 //! What is done with it is left to the controllers.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use keyvault_sync_core::names::VaultHost;
 use keyvault_sync_core::ownership::ClusterId;
 use keyvault_sync_core::reason::Reason;
-use keyvault_sync_vault::{Identity, Transport, VaultClient, VaultError};
+use keyvault_sync_vault::{Identity, ServiceAccount, Transport, VaultClient, VaultError, VaultReader};
 use kube::Client;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::Semaphore;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::identity::Opener;
 use crate::installation::Others;
 use crate::keyvault::{Contacts, Vault};
+use crate::kubernetes::Reader;
 use crate::leader::Leadership;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
@@ -36,39 +38,60 @@ const AKIN_MAX: usize = 3;
 /// Secrets whose data is in memory at a time, whatever the number of vaults.
 const IN_MEMORY: usize = 16;
 
-/// What all controllers share.
-pub(crate) struct Context {
+/// The cluster and its vaults, to be looked at: nothing that is reached through this can change either.
+pub(crate) struct View {
     /// The API server.
-    pub client: Client,
+    pub reader: Reader,
     /// The cluster as the watches show it.
     pub world: Arc<World>,
     /// The settings.
     pub settings: Settings,
     /// Which cluster this is.
     pub cluster: ClusterId,
-    /// Clients of vaults.
-    pub vaults: VaultClients,
+    /// The operator's own ServiceAccount, whose token is asked for where no file has one: by a tool on somebody's machine.
+    pub own_account: Option<ServiceAccount>,
+    /// What vaults say.
+    pub vault_readers: VaultReaders,
     /// How fast each vault is asked.
     pub pace: Pace,
     /// Bounds the Secrets in memory.
     pub in_memory: Arc<Semaphore>,
-    /// Whether this process leads.
-    pub lease: Arc<Leadership>,
-    /// What was seen of other installations.
-    pub others: Others,
     /// How the last call through each KeyVault went.
     pub contacts: Contacts,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Set when the operator is to end: nothing new is begun.
     pub stop: CancellationToken,
+}
+
+/// What all controllers share: the view, and the hands. Who only looks is given the view alone.
+pub(crate) struct Context {
+    /// What there is to be seen.
+    pub view: View,
+    /// The API server, to be written to.
+    pub client: Client,
+    /// Clients of vaults.
+    pub vaults: Arc<VaultClients>,
+    /// Whether this process leads.
+    pub lease: Arc<Leadership>,
+    /// What was seen of other installations.
+    pub others: Others,
     /// The API server dropped a part of what was written into a claim, which is our memory: why the operator ends.
     pub is_forgotten: AtomicBool,
     /// Who we are in Events.
     pub instance: String,
 }
 
-impl Context {
+/// Whoever may act may look.
+impl Deref for Context {
+    type Target = View;
+
+    fn deref(&self) -> &View {
+        &self.view
+    }
+}
+
+impl View {
     /// A place in memory for a Secret's data.
     pub(crate) fn memory_bound() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(IN_MEMORY))
@@ -95,6 +118,25 @@ impl Context {
         if !is_meant && !is_namespaces && self.contacts.note(vault, operation, &met, retry_after) {
             self.world.wake.vault(ObjectRef::new(&vault.name));
         }
+    }
+}
+
+/// What vaults say, and nothing that changes them.
+#[derive(Clone)]
+pub(crate) struct VaultReaders(Arc<VaultClients>);
+
+impl VaultReaders {
+    /// Reads through these clients.
+    pub(crate) fn new(clients: Arc<VaultClients>) -> Self {
+        Self(clients)
+    }
+
+    /// What this vault says to this identity.
+    ///
+    /// # Errors
+    /// The identity cannot be used.
+    pub(crate) fn of(&self, host: &VaultHost, identity: &Identity) -> Result<VaultReader, VaultError> {
+        self.0.client(host, identity).map(VaultReader::new)
     }
 }
 

@@ -8,7 +8,7 @@ use keyvault_sync_core::reason::{Problem, Reason};
 use keyvault_sync_vault::{Identity, SecretEdition, ServiceAccount};
 use kube::ResourceExt;
 
-use crate::context::Context;
+use crate::context::View;
 
 /// Who opens a vault.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(crate) enum Opener {
 ///
 /// # Errors
 /// `AuthenticationFailed`: something of it is not there, or not allowed.
-pub(crate) fn opener(key_vault: &KeyVault, context: &Context) -> Result<Opener, Problem> {
+pub(crate) fn opener(key_vault: &KeyVault, context: &View) -> Result<Opener, Problem> {
     let Wished {
         workload_identity,
         service_account,
@@ -69,7 +69,7 @@ impl Opener {
     ///
     /// # Errors
     /// `AuthenticationFailed`: the namespace has no such ServiceAccount, or it has no ids.
-    pub(crate) fn of(&self, namespace: &str, context: &Context) -> Result<Identity, Problem> {
+    pub(crate) fn of(&self, namespace: &str, context: &View) -> Result<Identity, Problem> {
         match self {
             Opener::One(identity) => Ok(identity.clone()),
             Opener::PerNamespace(wished) => of_namespace(wished, namespace, context),
@@ -81,21 +81,23 @@ fn failed(message: String) -> Problem {
     Problem::new(Reason::AuthenticationFailed, message)
 }
 
-fn workload(wished: WorkloadIdentity, context: &Context) -> Result<Identity, Problem> {
+fn workload(wished: WorkloadIdentity, context: &View) -> Result<Identity, Problem> {
     let settings = &context.settings;
     let missing = |what: &str, variable: &str| {
         failed(format!("no {what}: set identity.workloadIdentity.{what}, or {variable} for the operator"))
     };
+    let tenant_id = wished.tenant_id.or_else(|| settings.access.azure_tenant_id.clone());
+    let client_id = wished.client_id.or_else(|| settings.access.azure_client_id.clone());
+    let token_file = settings.access.azure_federated_token_file.clone();
+    if let (None, Some(account)) = (&token_file, &context.own_account) {
+        // Who asks is no operator: what the operator's pod is told may not be known here, and is missed when the vault is opened.
+        let (tenant_id, client_id) = (tenant_id.unwrap_or_default(), client_id.unwrap_or_default());
+        return Ok(Identity::ServiceAccount { tenant_id, client_id, account: account.clone() });
+    }
     Ok(Identity::WorkloadIdentity {
-        tenant_id: wished
-            .tenant_id
-            .or_else(|| settings.azure_tenant_id.clone())
-            .ok_or_else(|| missing("tenantId", "AZURE_TENANT_ID"))?,
-        client_id: wished
-            .client_id
-            .or_else(|| settings.azure_client_id.clone())
-            .ok_or_else(|| missing("clientId", "AZURE_CLIENT_ID"))?,
-        token_file: settings.azure_federated_token_file.clone().ok_or_else(|| {
+        tenant_id: tenant_id.ok_or_else(|| missing("tenantId", "AZURE_TENANT_ID"))?,
+        client_id: client_id.ok_or_else(|| missing("clientId", "AZURE_CLIENT_ID"))?,
+        token_file: token_file.ok_or_else(|| {
             failed(
                 "the operator has no federated token: AZURE_FEDERATED_TOKEN_FILE is not set; give its pod the label \
                  azure.workload.identity/use: \"true\""
@@ -107,12 +109,7 @@ fn workload(wished: WorkloadIdentity, context: &Context) -> Result<Identity, Pro
 
 /// The present edition of a Secret in the operator's namespace: a change of it makes another identity, so that nothing which was
 /// got or refused with the old one is used any more.
-fn edition(
-    name: &str,
-    key: Option<String>,
-    field: &str,
-    context: &Context,
-) -> Result<SecretEdition, Problem> {
+fn edition(name: &str, key: Option<String>, field: &str, context: &View) -> Result<SecretEdition, Problem> {
     let namespace = context.world.own_namespace();
     let meta = context.world.secret(namespace, name);
     let found = meta.as_ref().and_then(|meta| meta.uid().zip(meta.resource_version()));
@@ -124,7 +121,7 @@ fn edition(
     Ok(SecretEdition { namespace: namespace.to_owned(), name: name.to_owned(), uid, resource_version, key })
 }
 
-fn per_namespace(wished: ServiceAccountIdentity, context: &Context) -> Result<Opener, Problem> {
+fn per_namespace(wished: ServiceAccountIdentity, context: &View) -> Result<Opener, Problem> {
     if context.settings.allows_service_account(&wished.name) {
         return Ok(Opener::PerNamespace(wished));
     }
@@ -138,7 +135,7 @@ fn per_namespace(wished: ServiceAccountIdentity, context: &Context) -> Result<Op
 fn of_namespace(
     wished: &ServiceAccountIdentity,
     namespace: &str,
-    context: &Context,
+    context: &View,
 ) -> Result<Identity, Problem> {
     let name = &wished.name;
     let meta = context.world.service_account(namespace, name);
@@ -151,7 +148,7 @@ fn of_namespace(
     };
     let annotation = |key: &str| annotations.get(key).cloned();
     let tenant = wished.tenant_id.clone().or_else(|| annotation(TENANT_ID_ANNOTATION));
-    let tenant = tenant.or_else(|| context.settings.azure_tenant_id.clone());
+    let tenant = tenant.or_else(|| context.settings.access.azure_tenant_id.clone());
     let client = wished.client_id.clone().or_else(|| annotation(CLIENT_ID_ANNOTATION));
     let id = |id: Option<String>, key: &str| match id {
         None => Err(failed(format!("ServiceAccount {namespace}/{name} has no annotation {key}: add it"))),

@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::certificate::dice;
-use crate::context::Context;
+use crate::context::{Context, View};
 use crate::disposition;
 use crate::identity::{self, Opener};
 use crate::kubernetes::call;
@@ -59,7 +59,7 @@ pub(crate) struct Vault {
 /// # Errors
 /// `VaultNotFound` (url), `AuthenticationFailed` (an identity of which something is missing),
 /// `NotGranted` (a grant that cannot be).
-pub(crate) fn resolve(key_vault: &KeyVault, context: &Context) -> Result<Vault, Problem> {
+pub(crate) fn resolve(key_vault: &KeyVault, context: &View) -> Result<Vault, Problem> {
     let name = key_vault.name_any();
     let named =
         |problem: Problem| Problem::new(problem.reason, format!("KeyVault {name}: {}", problem.message));

@@ -1,18 +1,26 @@
 //! Calls to the API server, each with a time limit, and what their failures mean.
 //! Which calls are made is left to the controllers.
 
+use std::fmt::Debug;
 use std::future::Future;
 use std::time::Duration;
 
+use k8s_openapi::NamespaceResourceScope;
 use keyvault_sync_core::reason::{Problem, Reason};
+use kube::api::{Api, ListParams};
 use kube::client::Client;
 use kube::core::Status;
+use kube::{Config, Resource};
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use crate::watch::describe;
 
 /// kube sets no time limit of its own on a request.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Objects of one page of a list.
+const PAGE_SIZE: u32 = 500;
 
 /// Calls under way at a time: kube bounds neither them nor its idle connections, and a resource over thousands of Secrets that goes
 /// would make thousands at once.
@@ -121,13 +129,79 @@ pub(crate) async fn call_within<T>(
     }
 }
 
+/// All objects of a kind, page by page.
+///
+/// # Errors
+/// See [`CallError`].
+pub(crate) async fn list<K>(what: &'static str, api: &Api<K>, params: ListParams) -> Result<Vec<K>, CallError>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let mut objects = Vec::new();
+    let mut params = params.limit(PAGE_SIZE);
+    loop {
+        let page = call(what, api.list(&params)).await?;
+        objects.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            // The API server's own lists end.
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(objects),
+        }
+    }
+}
+
+/// The API server, to be read from alone.
+#[derive(Clone)]
+pub(crate) struct Reader(Client);
+
+impl Reader {
+    /// Reads with this client.
+    pub(crate) fn new(client: Client) -> Self {
+        Self(client)
+    }
+
+    /// An object of a kind without namespaces, or its metadata alone if `K` is that.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(crate) async fn get<K>(&self, what: &'static str, name: &str) -> Result<K, CallError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        call(what, Api::<K>::all(self.0.clone()).get(name)).await
+    }
+
+    /// An object of a namespace, or its metadata alone if `K` is that.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(crate) async fn get_in<K>(
+        &self,
+        what: &'static str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<K, CallError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    {
+        call(what, Api::<K>::namespaced(self.0.clone(), namespace).get(name)).await
+    }
+}
+
 /// A client without hidden retries: the controllers come back by themselves, and a write repeated in silence is one
 /// nobody decided.
 ///
 /// # Errors
 /// No kubeconfig and no ServiceAccount, or a broken one.
 pub(crate) async fn client() -> Result<Client, kube::Error> {
-    let mut config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
+    connect(Config::infer().await.map_err(kube::Error::InferConfig)?)
+}
+
+/// The same where it is known which API server, and as whom.
+///
+/// # Errors
+/// A broken configuration.
+pub(crate) fn connect(mut config: Config) -> Result<Client, kube::Error> {
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
     Client::try_from(config)

@@ -31,6 +31,7 @@ mod signals;
 mod signs;
 mod sync;
 mod token_file;
+mod tools;
 mod traces;
 mod traffic;
 mod wake;
@@ -38,10 +39,10 @@ mod watch;
 mod wisher;
 mod world;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
 use zeroizing_alloc::ZeroAlloc;
 
 use settings::{Command, CommandLine};
@@ -50,14 +51,14 @@ use settings::{Command, CommandLine};
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<std::alloc::System> = ZeroAlloc(std::alloc::System);
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     // No core dump: it would hold every key that is in memory.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .context("core dumps cannot be turned off")?;
-    let command = CommandLine::parse().chosen();
+    let command = CommandLine::read().chosen();
     if let Command::Reference { what } = command {
         print!("{}", reference::table(what));
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
@@ -65,8 +66,9 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     let ended = runtime.block_on(async {
         match command {
-            Command::Run(settings) => run::run(*settings).await,
-            Command::Reference { .. } => Ok(()),
+            Command::Run(settings) => run::run(*settings).await.map(|()| ExitCode::SUCCESS),
+            Command::Tool(tool) => Ok(tools::run(tool).await),
+            Command::Reference { .. } => Ok(ExitCode::SUCCESS),
         }
     });
     runtime.shutdown_timeout(Duration::from_secs(1));

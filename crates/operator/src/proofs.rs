@@ -23,12 +23,19 @@ const PRIVATE_KEY: &str = "tls.key";
 /// The cluster as the place where proofs are.
 pub(crate) struct ClusterProofs {
     client: Client,
+    /// It is no operator that asks.
+    is_of_a_person: bool,
 }
 
 impl ClusterProofs {
     /// Reads with this client.
     pub(crate) fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, is_of_a_person: false }
+    }
+
+    /// The same for a tool that somebody runs.
+    pub(crate) fn of_a_person(client: Client) -> Self {
+        Self { client, is_of_a_person: true }
     }
 
     async fn secret(&self, edition: &SecretEdition) -> Result<Secret, Problem> {
@@ -82,6 +89,9 @@ impl Proofs for ClusterProofs {
         let answer = call("a token of a ServiceAccount", asked).await.map_err(|error| {
             match error.status().map(|status| status.code) {
                 Some(404) => failed(format!("ServiceAccount {namespace}/{name} does not exist any more: create it")),
+                Some(403) if self.is_of_a_person => failed(format!(
+                    "you may not ask for a token of ServiceAccount {namespace}/{name}: that takes create on serviceaccounts/token"
+                )),
                 Some(403) => failed(format!(
                     "the operator may not ask for a token of ServiceAccount {namespace}/{name}: its namespace is going, or the \
                      operator's RBAC lacks create on serviceaccounts/token for {name} (docs/security.md)"

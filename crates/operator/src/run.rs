@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{Context, VaultClients};
+use crate::context::{Context, VaultClients, VaultReaders, View};
 use crate::health::Readiness;
 use crate::installation::Others;
 use crate::leader::{Campaign, Leadership, Standing};
@@ -115,22 +115,24 @@ async fn work(settings: Settings, signals: Signals) -> anyhow::Result<()> {
         let (wake, woken) = Wake::new();
         let (world, watches) = World::new(&client, &place(&client, &settings), wake, &signs);
         signs.queues(world.wake.backlogs());
-        let context = Arc::new(Context {
-            instance: instance(),
-            vaults: VaultClients::new(transport),
-            in_memory: Context::memory_bound(),
+        let vaults = Arc::new(VaultClients::new(transport));
+        let view = View {
+            reader: kubernetes::Reader::new(client.clone()),
+            vault_readers: VaultReaders::new(Arc::clone(&vaults)),
+            own_account: None,
+            in_memory: View::memory_bound(),
             pace: pace::Pace::default(),
             contacts: keyvault::Contacts::default(),
-            others: Others::default(),
-            lease,
             stop: stop.clone(),
-            is_forgotten: AtomicBool::new(false),
-            client,
             world,
             settings,
             cluster,
             metrics,
-        });
+        };
+        let instance = instance();
+        let is_forgotten = AtomicBool::new(false);
+        let others = Others::default();
+        let context = Arc::new(Context { view, client, vaults, lease, others, is_forgotten, instance });
         context.metrics.collect(scrape::Scrape::of(&context));
         control(&context, watches, woken, &readiness).await
     };
@@ -276,7 +278,7 @@ where
 
 /// The cluster id: as set, or the UID of the namespace kube-system. `None`: told to stop meanwhile.
 async fn cluster_id(client: &Client, settings: &Settings, stop: &CancellationToken) -> Option<ClusterId> {
-    if let Some(id) = &settings.cluster_id {
+    if let Some(id) = &settings.access.cluster_id {
         return Some(id.clone());
     }
     let namespaces: Api<Namespace> = Api::all(client.clone());
@@ -314,7 +316,7 @@ fn place(client: &Client, settings: &Settings) -> Place {
     Place {
         namespace,
         served,
-        service_accounts: settings.service_accounts.clone(),
+        service_accounts: settings.access.service_accounts.clone(),
         selector: Arc::clone(&settings.resource_selector),
         installation: settings.installation.clone(),
     }
@@ -327,17 +329,17 @@ fn campaign(context: &Context) -> Campaign {
     Campaign::new(context.client.clone(), &settings.installation, pod, lasts)
 }
 
-fn transport_settings(settings: &Settings) -> anyhow::Result<TransportSettings> {
-    let ca_bundle_pem = match &settings.ca_bundle {
+pub(crate) fn transport_settings(settings: &Settings) -> anyhow::Result<TransportSettings> {
+    let ca_bundle_pem = match &settings.access.ca_bundle {
         None => None,
         Some(path) => Some(std::fs::read(path).with_context(|| format!("--ca-bundle {}", path.display()))?),
     };
     Ok(TransportSettings {
         allowed_clouds: settings.allowed_clouds(),
-        emulator_address: settings.emulator_address,
+        emulator_address: settings.access.emulator_address,
         ca_bundle_pem,
-        authority_host: settings.authority_host.clone(),
-        imds_endpoint: settings.imds_endpoint.clone(),
+        authority_host: settings.access.authority_host.clone(),
+        imds_endpoint: settings.access.imds_endpoint.clone(),
     })
 }
 

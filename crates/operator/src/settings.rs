@@ -1,9 +1,9 @@
 //! Every flag and environment variable, once. What a setting leads to is left to the module that reads it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use keyvault_sync_api::Duration as Span;
 use keyvault_sync_core::labels::{self, Requirement};
 use keyvault_sync_core::lease::LASTS_MAX;
@@ -13,6 +13,7 @@ use keyvault_sync_core::pfx::PfxEncryption;
 
 use crate::installation::Installation;
 use crate::reference::Reference;
+use crate::tools::Tool;
 
 /// Puts the certificates of Kubernetes Secrets into Azure Key Vault, as KeyVaultSync resources say.
 #[derive(Clone, Debug, Parser)]
@@ -29,6 +30,8 @@ pub(crate) struct CommandLine {
 pub(crate) enum Command {
     /// Run the operator; so does no command at all.
     Run(Box<Settings>),
+    #[command(flatten)]
+    Tool(Tool),
     /// Print a table of the documentation; `cargo xtask gen` puts it into its page.
     #[command(hide = true)]
     Reference {
@@ -37,7 +40,36 @@ pub(crate) enum Command {
     },
 }
 
+/// What kubectl calls a plugin's program begins with this, and it is run as `kubectl keyvault-sync`.
+const PLUGIN: &str = "kubectl-";
+/// The exit code of a command line that cannot be read: 2 is what tools answer when something is not well.
+const USAGE: i32 = 1;
+
 impl CommandLine {
+    /// What the command line of this process says. Ends the process where it asks for help or cannot be read.
+    pub(crate) fn read() -> Self {
+        let mut arguments = std::env::args_os().peekable();
+        let program = arguments.peek().map(PathBuf::from);
+        let name = program.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy());
+        let is_plugin = name.is_some_and(|name| name.starts_with(PLUGIN));
+        let command = Self::command_for(is_plugin);
+        let parsed = command.try_get_matches_from(arguments).and_then(|found| Self::from_arg_matches(&found));
+        parsed.unwrap_or_else(|error| {
+            // There is nobody to tell if that fails.
+            let _ = error.print();
+            std::process::exit(if error.use_stderr() { USAGE } else { 0 })
+        })
+    }
+
+    fn command_for(is_plugin: bool) -> clap::Command {
+        let command = Self::command();
+        if !is_plugin {
+            return command;
+        }
+        // Whoever calls kubectl wants no operator to run on his machine for having forgotten a word.
+        command.bin_name("kubectl keyvault-sync").subcommand_required(true).arg_required_else_help(true)
+    }
+
     /// What is to be done.
     pub(crate) fn chosen(self) -> Command {
         self.command.unwrap_or_else(|| Command::Run(Box::new(self.settings)))
@@ -47,11 +79,8 @@ impl CommandLine {
 /// The operator's settings, each a flag and an environment variable.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Settings {
-    /// Which cluster this is, in the owner tag of every certificate: 1 to 63 of a-z, 0-9 and hyphen
-    /// [default: the UID of the namespace kube-system]. Set it to keep the certificates of a cluster that is rebuilt.
-    /// Two clusters must never share one.
-    #[arg(long, env = "KEYVAULT_SYNC_CLUSTER_ID", value_parser = ClusterId::parse)]
-    pub cluster_id: Option<ClusterId>,
+    #[command(flatten)]
+    pub access: Access,
 
     /// Which installation this is: the operator's namespace, a dot, the release. Its claims are labelled with it, and its replicas share
     /// the Lease of that namespace and name.
@@ -72,23 +101,6 @@ pub(crate) struct Settings {
     #[arg(long, env = "POD_UID")]
     pub pod_uid: Option<String>,
 
-    /// Clouds whose vaults may be used; each fixes the DNS suffix, the authority and the token audience.
-    #[arg(
-        long,
-        env = "KEYVAULT_SYNC_CLOUDS",
-        value_delimiter = ',',
-        default_value = "public,china,us-government"
-    )]
-    pub clouds: Vec<CloudName>,
-
-    /// Host of the token authority, where it is not the cloud's own (China's workload identity, for one).
-    #[arg(long, env = "KEYVAULT_SYNC_AUTHORITY_HOST")]
-    pub authority_host: Option<String>,
-
-    /// PEM file of certificate authorities that are trusted beside the public ones: a TLS-inspecting proxy's, say.
-    #[arg(long, env = "KEYVAULT_SYNC_CA_BUNDLE")]
-    pub ca_bundle: Option<PathBuf>,
-
     /// Serve these namespaces alone: web,shop. Then the operator needs rights on Secrets there and in its own namespace only; there are
     /// no ClusterKeyVaultSyncs, no grants by labels, and --cluster-id has to be set [default: serve all namespaces].
     #[arg(long, env = "KEYVAULT_SYNC_WATCH_NAMESPACES", value_delimiter = ',', requires = "cluster_id", value_parser = namespace)]
@@ -97,20 +109,6 @@ pub(crate) struct Settings {
     /// The operator's own namespace, where the Secrets are that KeyVaults name [default: the pod's namespace].
     #[arg(long, env = "POD_NAMESPACE")]
     pub namespace: Option<String>,
-
-    /// ServiceAccounts whose tokens KeyVaults with identity.serviceAccount may use, by name, in every namespace: keyvault,certs;
-    /// or * for any. Without it there are none, and no such identity.
-    #[arg(long, env = "KEYVAULT_SYNC_SERVICE_ACCOUNTS", value_delimiter = ',', value_parser = account_name)]
-    pub service_accounts: Vec<String>,
-
-    /// Where the node's metadata service answers for identity.managedIdentity [default: http://169.254.169.254]. A loopback
-    /// address is taken beside that one: a proxy on the node, or an emulator.
-    #[arg(long, env = "KEYVAULT_SYNC_IMDS_ENDPOINT")]
-    pub imds_endpoint: Option<String>,
-
-    /// For tests and demos: loopback address of a keyvault-emulator that stands in for every vault and token endpoint.
-    #[arg(long, env = "KEYVAULT_SYNC_EMULATOR_ADDRESS", value_parser = loopback)]
-    pub emulator_address: Option<SocketAddr>,
 
     /// Encryption of the PKCS#12 bundles sent to the vault: aes256-sha256, or 3des-sha1 for a vault that refuses it.
     #[arg(long, env = "KEYVAULT_SYNC_PFX_ENCRYPTION", default_value = "aes256-sha256")]
@@ -125,18 +123,6 @@ pub(crate) struct Settings {
     /// (LeftInVault), for example 1h; at least five attempts since the operator's start, throttled ones not counted.
     #[arg(long, env = "KEYVAULT_SYNC_DELETION_EFFORT", default_value = "1h")]
     pub deletion_effort: Span,
-
-    /// Entra ID tenant of the operator's workload identity; the workload identity webhook sets it.
-    #[arg(long, env = "AZURE_TENANT_ID")]
-    pub azure_tenant_id: Option<String>,
-
-    /// Client id of the operator's workload identity; the workload identity webhook sets it.
-    #[arg(long, env = "AZURE_CLIENT_ID")]
-    pub azure_client_id: Option<String>,
-
-    /// File with the operator's federated token, read for each exchange; the workload identity webhook sets it.
-    #[arg(long, env = "AZURE_FEDERATED_TOKEN_FILE")]
-    pub azure_federated_token_file: Option<PathBuf>,
 
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "KEYVAULT_SYNC_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
@@ -161,15 +147,100 @@ pub(crate) struct Settings {
     pub log: String,
 }
 
+/// How vaults are reached, as whom, and in which cluster's name: the operator and the tools for the hand say it alike.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Access {
+    /// Which cluster this is, in the owner tag of every certificate: 1 to 63 of a-z, 0-9 and hyphen
+    /// [default: the UID of the namespace kube-system]. Set it to keep the certificates of a cluster that is rebuilt.
+    /// Two clusters must never share one.
+    #[arg(long, env = "KEYVAULT_SYNC_CLUSTER_ID", value_parser = ClusterId::parse)]
+    pub cluster_id: Option<ClusterId>,
+
+    /// Clouds whose vaults may be used; each fixes the DNS suffix, the authority and the token audience.
+    #[arg(
+        long,
+        env = "KEYVAULT_SYNC_CLOUDS",
+        value_delimiter = ',',
+        default_value = "public,china,us-government"
+    )]
+    pub clouds: Vec<CloudName>,
+
+    /// Host of the token authority, where it is not the cloud's own (China's workload identity, for one).
+    #[arg(long, env = "KEYVAULT_SYNC_AUTHORITY_HOST")]
+    pub authority_host: Option<String>,
+
+    /// PEM file of certificate authorities that are trusted beside the public ones: a TLS-inspecting proxy's, say.
+    #[arg(long, env = "KEYVAULT_SYNC_CA_BUNDLE")]
+    pub ca_bundle: Option<PathBuf>,
+
+    /// ServiceAccounts whose tokens KeyVaults with identity.serviceAccount may use, by name, in every namespace: keyvault,certs;
+    /// or * for any. Without it there are none, and no such identity.
+    #[arg(long, env = "KEYVAULT_SYNC_SERVICE_ACCOUNTS", value_delimiter = ',', value_parser = account_name)]
+    pub service_accounts: Vec<String>,
+
+    /// Where the node's metadata service answers for identity.managedIdentity [default: http://169.254.169.254]. A loopback
+    /// address is taken beside that one: a proxy on the node, or an emulator.
+    #[arg(long, env = "KEYVAULT_SYNC_IMDS_ENDPOINT")]
+    pub imds_endpoint: Option<String>,
+
+    /// For tests and demos: loopback address of a keyvault-emulator that stands in for every vault and token endpoint.
+    #[arg(long, env = "KEYVAULT_SYNC_EMULATOR_ADDRESS", value_parser = loopback)]
+    pub emulator_address: Option<SocketAddr>,
+
+    /// Entra ID tenant of the operator's workload identity; the workload identity webhook sets it.
+    #[arg(long, env = "AZURE_TENANT_ID")]
+    pub azure_tenant_id: Option<String>,
+
+    /// Client id of the operator's workload identity; the workload identity webhook sets it.
+    #[arg(long, env = "AZURE_CLIENT_ID")]
+    pub azure_client_id: Option<String>,
+
+    /// File with the operator's federated token, read for each exchange; the workload identity webhook sets it.
+    #[arg(long, env = "AZURE_FEDERATED_TOKEN_FILE")]
+    pub azure_federated_token_file: Option<PathBuf>,
+}
+
 impl Settings {
+    /// What the environment says, where it says anything.
+    ///
+    /// # Errors
+    /// What of it cannot be read.
+    pub(crate) fn of_environment() -> Result<Self, clap::Error> {
+        Self::of_arguments(std::iter::empty())
+    }
+
+    /// What an operator with these arguments is set to.
+    ///
+    /// # Errors
+    /// What of it cannot be read.
+    pub(crate) fn of_arguments(arguments: impl Iterator<Item = String>) -> Result<Self, clap::Error> {
+        let line = std::iter::once("keyvault-sync".to_owned()).chain(arguments);
+        match CommandLine::try_parse_from(line)?.chosen() {
+            Command::Run(settings) => Ok(*settings),
+            Command::Tool(_) | Command::Reference { .. } => {
+                Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand))
+            }
+        }
+    }
+
+    /// Each flag and the environment variable that says the same.
+    pub(crate) fn variables() -> Vec<(String, String)> {
+        let command = Self::augment_args(clap::Command::new("keyvault-sync"));
+        let named = |argument: &clap::Arg| {
+            let variable = argument.get_env()?.to_str()?.to_owned();
+            Some((argument.get_long()?.to_owned(), variable))
+        };
+        command.get_arguments().filter_map(named).collect()
+    }
+
     /// Whether tokens of the ServiceAccounts of this name may be asked for.
     pub(crate) fn allows_service_account(&self, name: &str) -> bool {
-        self.service_accounts.iter().any(|allowed| allowed == "*" || allowed == name)
+        self.access.service_accounts.iter().any(|allowed| allowed == "*" || allowed == name)
     }
 
     /// The clouds whose vaults may be used.
     pub(crate) fn allowed_clouds(&self) -> Vec<Cloud> {
-        self.clouds.iter().map(|cloud| (*cloud).into()).collect()
+        self.access.clouds.iter().map(|cloud| (*cloud).into()).collect()
     }
 }
 
@@ -261,8 +332,19 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn as_a_plugin_it_says_how_kubectl_calls_it_and_never_runs_the_operator_unasked() {
+        let help = |is_plugin| {
+            let mut command = CommandLine::command_for(is_plugin);
+            command.try_get_matches_from_mut(["any-name", "status", "--help"]).unwrap_err().to_string()
+        };
+        assert!(help(true).contains("Usage: kubectl keyvault-sync status"), "{}", help(true));
+        assert!(!help(false).contains("kubectl keyvault-sync"), "{}", help(false));
+        assert!(CommandLine::command_for(true).try_get_matches_from(["kubectl-keyvault_sync"]).is_err());
+        assert!(CommandLine::command_for(false).try_get_matches_from(["keyvault-sync"]).is_ok());
     }
 
     #[test]

@@ -16,7 +16,7 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Looks at the file until the operator is to end.
 pub(crate) async fn run(context: Arc<Context>) {
-    let Some(path) = context.settings.azure_federated_token_file.clone() else {
+    let Some(path) = context.settings.access.azure_federated_token_file.clone() else {
         return context.stop.cancelled().await;
     };
     let mut known = edition(&path).await;

@@ -31,6 +31,8 @@ use crate::wake::Wake;
 use crate::watch::{self, Change, Scope};
 use crate::wisher::{Wisher, WisherKey};
 
+pub(crate) mod once;
+
 /// The metadata of a Secret: its data is never watched.
 pub(crate) type SecretMeta = PartialObjectMeta<Secret>;
 /// The metadata of a namespace.

@@ -79,6 +79,33 @@ pub enum Listing {
     TooLong,
 }
 
+/// A part of the way to a vault, in the order in which it is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// The name resolves.
+    Name,
+    /// A connection is made.
+    Connection,
+    /// The server's certificate is accepted.
+    Tls,
+    /// The answer is a Key Vault's.
+    Answer,
+}
+
+fn stage(error: &NoAnswer) -> Stage {
+    match error {
+        NoAnswer::Dns(_) => Stage::Name,
+        NoAnswer::Connect(_) => Stage::Connection,
+        NoAnswer::Tls(_) => Stage::Tls,
+        NoAnswer::ForeignHost(_)
+        | NoAnswer::NotHttps
+        | NoAnswer::Fenced
+        | NoAnswer::Timeout
+        | NoAnswer::Lost(_)
+        | NoAnswer::TooLarge => Stage::Answer,
+    }
+}
+
 impl VaultClient {
     /// A client. Makes no call.
     ///
@@ -124,30 +151,52 @@ impl VaultClient {
     /// # Errors
     /// See [`VaultError`].
     pub async fn reach(&self) -> Result<(), VaultError> {
+        self.approach().await.map_err(|(_, error)| error)
+    }
+
+    /// The same, with how far it came.
+    ///
+    /// # Errors
+    /// The stage that failed, and how.
+    pub async fn approach(&self) -> Result<(), (Stage, VaultError)> {
         let call = self.call_to_vault(Act::Reach);
         let begun = Instant::now();
         let answer = match tokio::time::timeout(READ_TIME_LIMIT, self.transport.knock(&self.host)).await {
-            Err(_elapsed) => Err(call.timed_out(READ_TIME_LIMIT, false)),
-            Ok(answer) => answer.map_err(|error| call.unanswered(&error, false)),
+            Err(_elapsed) => Err((Stage::Answer, call.timed_out(READ_TIME_LIMIT, false))),
+            Ok(answer) => answer.map_err(|error| (stage(&error), call.unanswered(&error, false))),
         };
         let last = answer.as_ref().ok().map(LastAnswer::of);
         let reached = answer.and_then(|answer| self.is_vault(&call, &answer));
-        self.tell(&call, begun, reached.as_ref().err(), last);
+        self.tell(&call, begun, reached.as_ref().err().map(|(_, error)| error), last);
         reached
     }
 
     /// Whether what answers without a token is a vault.
-    fn is_vault(&self, call: &Call<'_>, answer: &RawResponse) -> Result<(), VaultError> {
-        match (u16::from(answer.status()), answer.headers().get_optional_str(&headers::WWW_AUTHENTICATE)) {
-            (401, Some(challenge)) => {
-                match challenge::foreign_scope(challenge, self.host.cloud().vault_scope()) {
-                    None => Ok(()),
-                    Some(_) => Err(call.not_a_vault()),
+    fn is_vault(&self, call: &Call<'_>, answer: &RawResponse) -> Result<(), (Stage, VaultError)> {
+        let refused =
+            match (u16::from(answer.status()), answer.headers().get_optional_str(&headers::WWW_AUTHENTICATE))
+            {
+                (401, Some(challenge)) => {
+                    match challenge::foreign_scope(challenge, self.host.cloud().vault_scope()) {
+                        None => return Ok(()),
+                        Some(_) => call.not_a_vault(),
+                    }
                 }
-            }
-            // Key Vault shows nothing to anybody without a token.
-            (200..=299 | 401, _) => Err(call.not_a_vault()),
-            (status, _) => Err(call.refused(&Answer::read(status, answer.headers(), answer.body()))),
+                // Key Vault shows nothing to anybody without a token.
+                (200..=299 | 401, _) => call.not_a_vault(),
+                (status, _) => call.refused(&Answer::read(status, answer.headers(), answer.body())),
+            };
+        Err((Stage::Answer, refused))
+    }
+
+    /// Gets a token for the vault, and does nothing with it.
+    ///
+    /// # Errors
+    /// See [`VaultError`].
+    pub async fn token(&self) -> Result<(), VaultError> {
+        match self.credential.token(None).await {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(self.without_token(&self.call_to_vault(Act::Contact), &failure)),
         }
     }
 
@@ -400,16 +449,18 @@ impl VaultClient {
         answer.map_err(|error| self.failed(call, &error, progress))
     }
 
+    fn without_token(&self, call: &Call<'_>, failure: &TokenFailure) -> VaultError {
+        let (issuer, claims) = (self.credential.issuer(), self.credential.claims());
+        let (vault, identity) = (self.host.as_str(), &self.identity);
+        call.without_token(
+            failure,
+            TokenParties { vault, issuer: &issuer, identity, claims: claims.as_ref() },
+        )
+    }
+
     fn failed(&self, call: &Call<'_>, error: &azure_core::Error, progress: &Progress) -> VaultError {
         if let Some(failure) = network::find::<TokenFailure>(error) {
-            let (issuer, claims) = (self.credential.issuer(), self.credential.claims());
-            let parties = TokenParties {
-                vault: self.host.as_str(),
-                issuer: &issuer,
-                identity: &self.identity,
-                claims: claims.as_ref(),
-            };
-            return call.without_token(failure, parties);
+            return self.without_token(call, failure);
         }
         if let Some(no_answer) = network::find::<NoAnswer>(error) {
             return call.unanswered(no_answer, progress.is_sent());

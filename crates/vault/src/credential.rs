@@ -111,7 +111,7 @@ impl VaultCredential {
     }
 
     /// A token of the vault's audience. `refused`: the expiry of a token that the vault did not take.
-    async fn token(&self, refused: Option<OffsetDateTime>) -> Result<AccessToken, TokenFailure> {
+    pub(crate) async fn token(&self, refused: Option<OffsetDateTime>) -> Result<AccessToken, TokenFailure> {
         // Held over the exchange: whoever comes meanwhile shares its outcome, also a bad one.
         let mut state = self.state.lock().await;
         let now = Instant::now();

@@ -20,7 +20,7 @@ pub(crate) struct TokenParties<'a> {
 }
 
 /// `client 1234 of tenant 5678`
-pub(crate) fn who(identity: &Identity) -> String {
+pub fn who(identity: &Identity) -> String {
     match identity {
         Identity::WorkloadIdentity { tenant_id, client_id, .. }
         | Identity::ServicePrincipal { tenant_id, client_id, .. }

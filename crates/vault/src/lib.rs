@@ -19,13 +19,16 @@ mod imds;
 mod network;
 mod observer;
 mod parameters;
+mod reader;
 mod token_failure;
 mod transport;
 
-pub use client::{Listing, VaultClient};
+pub use client::{Listing, Stage, VaultClient};
 pub use error::{Landed, VaultError};
 pub use fence::Fence;
+pub use guidance::who;
 pub use identity::{Identity, Proofs, SecretEdition, ServiceAccount};
 pub use observer::{Called, Observer, TokenOutcome};
 pub use parameters::Import;
+pub use reader::VaultReader;
 pub use transport::{Transport, TransportError, TransportSettings};

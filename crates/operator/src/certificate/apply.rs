@@ -45,7 +45,7 @@ pub(super) fn may_begin(context: &Context) -> bool {
 
 /// Carries out one write and ends the round.
 pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
-    let Ok(route) = round.route.clone() else {
+    let Ok(route) = round.seen.route.clone() else {
         let problem = Problem::new(Reason::InternalError, "a write was decided without a way to the vault");
         return round.end(Outcome::problem(problem)).await;
     };
@@ -64,26 +64,27 @@ pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
         return Action::requeue(LEASE_RETRY);
     }
     // Much may have happened while the Secret and the vault were read: the right to write is looked at again.
-    match observe::route(&round.claim, round.context) {
+    match observe::route(&round.seen.claim, round.context) {
         Ok(now) if now.vault.host == route.vault.host && now.identity == route.identity => {}
         Ok(_) => return Action::requeue(RACE_RETRY),
         Err(problem) => return round.end(Outcome::problem(problem)).await,
     }
-    if !mandate::is_meant(&round.claim, round.context) || !mandate::asks_no_more(&round.claim, round.context)
+    if !mandate::is_meant(&round.seen.claim, round.context)
+        || !mandate::asks_no_more(&round.seen.claim, round.context)
     {
         return Action::requeue(MANDATE_RETRY);
     }
     let announced = Instant::now();
-    let announcing = announce(&round.claim, round.context, &write);
+    let announcing = announce(&round.seen.claim, round.context, &write);
     match announcing.instrument(tracing::info_span!("announce")).await {
-        Ok(claim) => round.claim = claim,
+        Ok(claim) => round.seen.claim = claim,
         Err(error) if error.is_race() => return Action::requeue(RACE_RETRY),
         Err(error) => return round.end(Outcome::problem(error.problem())).await,
     }
     if announced.elapsed() > ANNOUNCE_TIME_LIMIT {
         // Whoever reads the announcement would not wait long enough for a write that begins only now.
         tracing::warn!(
-            name = round.claim.name_any(),
+            name = round.seen.claim.name_any(),
             "the API server stored an announcement too slowly: no write is begun"
         );
         return Action::requeue(RACE_RETRY);
@@ -92,7 +93,8 @@ pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
     round.context.met(&route.vault, operation(&write), &answer);
     let outcome = match answer {
         Ok(facts) => {
-            if let Some(seen) = round.context.world.rounds.pushed(&round.claim.uid().unwrap_or_default()) {
+            if let Some(seen) = round.context.world.rounds.pushed(&round.seen.claim.uid().unwrap_or_default())
+            {
                 round.context.metrics.push_seconds.observe(Instant::now().duration_since(seen).as_secs_f64());
             }
             outcome(&round, write, facts)
@@ -105,7 +107,7 @@ pub(super) async fn write(mut round: Round<'_>, write: Write) -> Action {
 /// What follows from a write that the vault did not carry out.
 async fn not_done(round: &Round<'_>, route: &Route, error: &VaultError) -> Outcome {
     let outcome = Outcome::vault(error, error.landed == Landed::Unknown);
-    if error.problem.reason != Reason::SoftDeleted || round.observed.deleted != Look::Seen(None) {
+    if error.problem.reason != Reason::SoftDeleted || round.seen.observed.deleted != Look::Seen(None) {
         return outcome;
     }
     // The look before the import showed no soft-deleted certificate. Either a deletion was completed since, which another look
@@ -115,7 +117,7 @@ async fn not_done(round: &Round<'_>, route: &Route, error: &VaultError) -> Outco
         Ok(Some(_)) => {
             let (host, name) = (&route.vault.host, &route.name);
             let message = format!("{host} has just completed the deletion of {name}; it is looked at again");
-            Outcome::refused(Problem::new(Reason::BeingDeleted, message), &round.observed)
+            Outcome::refused(Problem::new(Reason::BeingDeleted, message), &round.seen.observed)
         }
         Ok(None) | Err(_) => outcome,
     }
@@ -150,7 +152,7 @@ fn prepare(round: &Round<'_>, write: &Write) -> Result<Request, Problem> {
         Write::Recover { .. } => Ok(Request::Recover),
         Write::Delete => Ok(Request::Delete),
         Write::Import { tags, .. } => {
-            let Some((chain, _)) = &round.content else {
+            let Some((chain, _)) = &round.seen.content else {
                 return Err(Problem::new(
                     Reason::InternalError,
                     "an import was decided without the Secret's content",
@@ -160,7 +162,7 @@ fn prepare(round: &Round<'_>, write: &Write) -> Result<Request, Problem> {
             Ok(Request::Import {
                 pfx,
                 key_type: chain.key_type(),
-                exportable: round.observed.desired.exportable,
+                exportable: round.seen.observed.desired.exportable,
                 tags: tags.clone(),
             })
         }
@@ -261,12 +263,12 @@ pub(super) async fn delete(client: Arc<VaultClient>, name: CertificateName) -> R
 
 /// What a write that was carried out leaves.
 fn outcome(round: &Round<'_>, write: Write, facts: Option<CertificateFacts>) -> Outcome {
-    let warning = round.content.as_ref().and_then(|(chain, _)| chain.incomplete().map(str::to_owned));
-    let memory = &round.observed.memory;
+    let warning = round.seen.content.as_ref().and_then(|(chain, _)| chain.incomplete().map(str::to_owned));
+    let memory = &round.seen.observed.memory;
     let is_enabled = facts.as_ref().is_none_or(|facts| facts.enabled);
     let receipt = match write {
         Write::Import { why, fingerprint, foreign_write, from, .. } => {
-            let not_after = round.content.as_ref().map_or(0, |(chain, _)| chain.not_after());
+            let not_after = round.seen.content.as_ref().map_or(0, |(chain, _)| chain.not_after());
             let Some(facts) = facts else { return unanswered() };
             let record =
                 Record { version: facts.version, thumbprint: facts.thumbprint, fingerprint, not_after };

@@ -16,7 +16,7 @@ use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 
 use crate::certificate::{now, status};
-use crate::context::Context;
+use crate::context::View;
 use crate::keyvault::{self, Vault};
 use crate::owner;
 
@@ -73,7 +73,7 @@ pub(crate) fn source_namespace(claim: &KeyVaultCertificate) -> String {
 ///
 /// # Errors
 /// `VaultNotFound`, `NotGranted`, `InvalidName`, or what is wrong with the KeyVault.
-pub(crate) fn route(claim: &KeyVaultCertificate, context: &Context) -> Result<Route, Problem> {
+pub(crate) fn route(claim: &KeyVaultCertificate, context: &View) -> Result<Route, Problem> {
     let route = way(claim, context)?;
     check_grant(&route.vault, &source_namespace(claim), &route.name, context)?;
     Ok(route)
@@ -83,7 +83,7 @@ pub(crate) fn route(claim: &KeyVaultCertificate, context: &Context) -> Result<Ro
 ///
 /// # Errors
 /// `VaultNotFound`, `InvalidName`, or what is wrong with the KeyVault.
-pub(crate) fn way(claim: &KeyVaultCertificate, context: &Context) -> Result<Route, Problem> {
+pub(crate) fn way(claim: &KeyVaultCertificate, context: &View) -> Result<Route, Problem> {
     let name = CertificateName::parse(&claim.spec.certificate_name)?;
     let vault = vault(&claim.spec.key_vault, context)?;
     if vault.host.as_str() != claim.spec.vault_host {
@@ -107,7 +107,7 @@ pub(crate) fn way(claim: &KeyVaultCertificate, context: &Context) -> Result<Rout
 ///
 /// # Errors
 /// `VaultNotFound`, or what is wrong with it.
-pub(crate) fn vault(name: &str, context: &Context) -> Result<Vault, Problem> {
+pub(crate) fn vault(name: &str, context: &View) -> Result<Vault, Problem> {
     let Some(key_vault) = context.world.vaults.get(&ObjectRef::new(name)) else {
         return Err(Problem::new(
             Reason::VaultNotFound,
@@ -127,7 +127,7 @@ pub(crate) fn check_grant(
     vault: &Vault,
     namespace: &str,
     name: &CertificateName,
-    context: &Context,
+    context: &View,
 ) -> Result<(), Problem> {
     with_namespace(namespace, context, |namespace| {
         grants::check_push(&vault.grants, &vault.name, namespace, name)
@@ -136,7 +136,7 @@ pub(crate) fn check_grant(
 
 /// Asks something of a namespace as the watches show it. Grants are not asked before the watches have filled the stores: a
 /// namespace that is not there is gone.
-pub(crate) fn with_namespace<T>(name: &str, context: &Context, ask: impl FnOnce(Namespace<'_>) -> T) -> T {
+pub(crate) fn with_namespace<T>(name: &str, context: &View, ask: impl FnOnce(Namespace<'_>) -> T) -> T {
     let meta = context.world.namespaces.get(&ObjectRef::new(name));
     let labels = meta.as_ref().map(|meta| meta.labels());
     ask(Namespace { name, labels, is_gone: meta.is_none() })
@@ -146,7 +146,7 @@ pub(crate) fn with_namespace<T>(name: &str, context: &Context, ask: impl FnOnce(
 pub(crate) fn from_cluster(
     claim: &KeyVaultCertificate,
     route: &Result<Route, Problem>,
-    context: &Context,
+    context: &View,
 ) -> Observed {
     let now = now();
     let uid = claim.uid().unwrap_or_default();
@@ -176,7 +176,7 @@ pub(crate) fn from_cluster(
 }
 
 /// Which edition of a Secret the watches show.
-pub(crate) fn edition(source: &Source, context: &Context) -> Option<SourceVersion> {
+pub(crate) fn edition(source: &Source, context: &View) -> Option<SourceVersion> {
     let meta = context.world.secret(&source.namespace, &source.name)?;
     Some(SourceVersion { uid: meta.uid()?, resource_version: meta.resource_version()? })
 }
@@ -185,7 +185,7 @@ pub(crate) fn edition(source: &Source, context: &Context) -> Option<SourceVersio
 pub(crate) fn desired(
     claim: &KeyVaultCertificate,
     route: &Result<Route, Problem>,
-    context: &Context,
+    context: &View,
 ) -> Desired {
     let owner = Owner {
         cluster: context.cluster.clone(),
@@ -207,7 +207,7 @@ pub(crate) fn desired(
     }
 }
 
-fn adoption(claim: &KeyVaultCertificate, route: &Result<Route, Problem>, context: &Context) -> Adoption {
+fn adoption(claim: &KeyVaultCertificate, route: &Result<Route, Problem>, context: &View) -> Adoption {
     let is_asked = claim.spec.conflict_policy == ConflictPolicy::Adopt;
     if !is_asked && claim.spec.adopt_from_clusters.is_empty() {
         return Adoption::default();

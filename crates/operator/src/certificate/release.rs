@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::apply::{announce, delete, may_begin, replace_status};
 use super::observe::{self, Route};
 use super::{RACE_RETRY, ask, dice, now, status, wait_until};
-use crate::context::{Context, reference};
+use crate::context::{Context, View, reference};
 use crate::disposition::{self, Ready};
 use crate::kubernetes::call;
 use crate::pace::{Permit, Turn};
@@ -105,7 +105,11 @@ async fn is_last_word(
     }
 }
 
-fn releasing(claim: &KeyVaultCertificate, way: &Result<Route, Problem>, context: &Context) -> Releasing {
+pub(crate) fn releasing(
+    claim: &KeyVaultCertificate,
+    way: &Result<Route, Problem>,
+    context: &View,
+) -> Releasing {
     let memory = observe::memory(claim);
     let begun = begun(claim);
     let attempts = context.world.rounds.release_failures(&claim.uid().unwrap_or_default(), begun);
@@ -130,11 +134,7 @@ fn begun(claim: &KeyVaultCertificate) -> i64 {
 }
 
 /// What is deleted needs a grant as what is pushed does; the labels of a namespace that is gone cannot be asked any more.
-fn access(
-    claim: &KeyVaultCertificate,
-    way: &Result<Route, Problem>,
-    context: &Context,
-) -> Result<(), Problem> {
+fn access(claim: &KeyVaultCertificate, way: &Result<Route, Problem>, context: &View) -> Result<(), Problem> {
     let route = way.as_ref().map_err(Clone::clone)?;
     observe::with_namespace(&observe::source_namespace(claim), context, |namespace| {
         check_delete(&route.vault.grants, &route.vault.name, namespace, &route.name)

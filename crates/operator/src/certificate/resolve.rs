@@ -8,11 +8,9 @@ use keyvault_sync_core::push::{Content, SourceVersion};
 use keyvault_sync_core::reason::Problem;
 use keyvault_sync_core::secret_bytes::SecretBytes;
 use kube::ResourceExt;
-use kube::api::Api;
 
 use super::observe::Source;
-use crate::context::Context;
-use crate::kubernetes::call;
+use crate::context::View;
 
 /// Where cert-manager and others put the issuer's certificate.
 const CA_ENTRY: &str = "ca.crt";
@@ -34,10 +32,9 @@ pub(crate) enum Found {
 ///
 /// # Errors
 /// The API server did not answer, or refused.
-pub(crate) async fn content(source: &Source, context: &Context, now: i64) -> Result<Found, Problem> {
+pub(crate) async fn content(source: &Source, context: &View, now: i64) -> Result<Found, Problem> {
     let namespace = &source.namespace;
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
-    let secret = match call("a Secret", api.get(&source.name)).await {
+    let secret = match context.reader.get_in::<Secret>("a Secret", namespace, &source.name).await {
         Ok(secret) => secret,
         // Anything else that is 404 is no statement about this Secret.
         Err(error) if error.says_missing(&source.name) => return Ok(Found::Missing),

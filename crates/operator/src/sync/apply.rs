@@ -118,11 +118,7 @@ async fn carry_out(
             (name, end)
         }
         ClaimAct::Settle(name, spec) => {
-            let settle = |claim: &mut KeyVaultCertificate| {
-                let (sources, release) = (claim.spec.sources.clone(), claim.spec.release.clone());
-                claim.spec = KeyVaultCertificateSpec { sources, release, ..spec };
-            };
-            let end = change(&name, holder(&name), context, settle).await;
+            let end = change(&name, holder(&name), context, |claim| settle(claim, spec)).await;
             (name, end)
         }
         ClaimAct::Release(name, why, confirm) => {
@@ -135,6 +131,12 @@ async fn carry_out(
             (name, end)
         }
     }
+}
+
+/// Tells a claim how it ends, and nothing else.
+pub(crate) fn settle(claim: &mut KeyVaultCertificate, spec: KeyVaultCertificateSpec) {
+    let (sources, release) = (claim.spec.sources.clone(), claim.spec.release.clone());
+    claim.spec = KeyVaultCertificateSpec { sources, release, ..spec };
 }
 
 async fn create(

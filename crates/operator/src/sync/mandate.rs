@@ -10,12 +10,12 @@ use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 
 use super::{resolve, succession};
-use crate::context::Context;
+use crate::context::View;
 use crate::wisher::{Wisher, WisherKey};
 
 /// Whether the very resource that holds a claim is there and means each of its Secrets: else none of them is read. Where it does
 /// not mean one, its plan is woken, which gives the claim up or changes it.
-pub(crate) fn is_meant(claim: &KeyVaultCertificate, context: &Context) -> bool {
+pub(crate) fn is_meant(claim: &KeyVaultCertificate, context: &View) -> bool {
     let Some(owner) = owner(claim, context) else { return false };
     let is_meant = claim.spec.sources.iter().all(|written| means(&owner, &resolve::source(written), context));
     if !is_meant {
@@ -26,7 +26,7 @@ pub(crate) fn is_meant(claim: &KeyVaultCertificate, context: &Context) -> bool {
 
 /// Whether nothing is asked for that the owner does not ask for: a private key that may leave the vault, or the taking over of
 /// what is another's.
-pub(crate) fn asks_no_more(claim: &KeyVaultCertificate, context: &Context) -> bool {
+pub(crate) fn asks_no_more(claim: &KeyVaultCertificate, context: &View) -> bool {
     let Some(owner) = owner(claim, context) else { return false };
     let (spec, push) = (&claim.spec, owner.push());
     let asks_no_more = (!spec.exportable || push.exportable)
@@ -41,7 +41,7 @@ pub(crate) fn asks_no_more(claim: &KeyVaultCertificate, context: &Context) -> bo
 
 /// Whether a claim that is given up may be deleted in the vault for all that a resource of its owner's name says, if there is one: it
 /// would delete too, and does not want the name from a Secret that is there. Where it may not, the plan is woken.
-pub(crate) fn lets_delete(claim: &KeyVaultCertificate, name: &ClaimName, context: &Context) -> bool {
+pub(crate) fn lets_delete(claim: &KeyVaultCertificate, name: &ClaimName, context: &View) -> bool {
     let Some(owner) = context.world.wisher(&WisherKey::of(claim)) else { return true };
     let push = owner.push();
     let deletes = push.deletion_policy == DeletionPolicy::Delete && !push.suspend;
@@ -54,13 +54,13 @@ pub(crate) fn lets_delete(claim: &KeyVaultCertificate, name: &ClaimName, context
     lets_delete
 }
 
-fn owner(claim: &KeyVaultCertificate, context: &Context) -> Option<Wisher> {
+fn owner(claim: &KeyVaultCertificate, context: &View) -> Option<Wisher> {
     context.world.wisher(&WisherKey::of(claim)).filter(|wisher| wisher.uid() == claim.spec.owner.uid)
 }
 
 /// Whether a resource lists this Secret or could have selected it. Of one that is not there only the name is known; it may be on its
 /// way back, and there is nothing to be read.
-fn means(owner: &Wisher, source: &Source, context: &Context) -> bool {
+fn means(owner: &Wisher, source: &Source, context: &View) -> bool {
     let (namespace, name) = (&source.secret.namespace, &source.secret.name);
     let is_at_home = match owner.kind() {
         OwnerKind::KeyVaultSync => namespace == owner.namespace(),
@@ -93,7 +93,7 @@ fn means(owner: &Wisher, source: &Source, context: &Context) -> bool {
 }
 
 /// Whether a resource wants the name from a Secret that the watches show.
-fn has_secret(owner: &Wisher, name: &ClaimName, context: &Context) -> bool {
+fn has_secret(owner: &Wisher, name: &ClaimName, context: &View) -> bool {
     succession::would_write(owner, name, &[], context).is_some_and(|wanted| {
         let is_there = |source: &keyvault_sync_api::ClaimSource| {
             context.world.secret(&source.namespace, &source.secret_name).is_some()

@@ -14,14 +14,14 @@ use kube::runtime::reflector::ObjectRef;
 
 use super::resolve::{Wish, source};
 use crate::certificate::status;
-use crate::context::Context;
+use crate::context::View;
 use crate::wisher::Wisher;
 
 /// Looks for them.
 pub(crate) fn held(
     wisher: &Wisher,
     wish: &Wish,
-    context: &Context,
+    context: &View,
 ) -> BTreeMap<ClaimName, Held<KeyVaultCertificateSpec>> {
     let looking = Looking { wish, clouds: context.settings.allowed_clouds(), context };
     let mine = context.world.claims_of(&wisher.key());
@@ -39,7 +39,7 @@ pub(crate) fn held(
 struct Looking<'a> {
     wish: &'a Wish,
     clouds: Vec<Cloud>,
-    context: &'a Context,
+    context: &'a View,
 }
 
 impl Looking<'_> {
@@ -127,7 +127,7 @@ fn why(why: ApiWhy) -> ReleaseWhy {
 }
 
 /// The claim of this name, if the resource of this uid holds it.
-pub(crate) fn own_claim(name: &ClaimName, uid: &str, context: &Context) -> Option<Arc<KeyVaultCertificate>> {
+pub(crate) fn own_claim(name: &ClaimName, uid: &str, context: &View) -> Option<Arc<KeyVaultCertificate>> {
     let claim = context.world.written.newest(context.world.claim(name.as_str())?);
     (claim.spec.owner.uid == uid).then_some(claim)
 }

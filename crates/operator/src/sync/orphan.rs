@@ -12,14 +12,13 @@ use keyvault_sync_core::claims::ReleaseWhy;
 use keyvault_sync_core::names::{CertificateName, ClaimName, VaultHost};
 use keyvault_sync_core::ownership::OwnerKind;
 use keyvault_sync_core::push::OwnerState;
-use kube::api::Api;
 use kube::runtime::controller::Action;
 use kube::{CustomResourceExt, ResourceExt};
 
 use super::apply::Failure;
 use super::{absence, resolve, share, succession};
-use crate::context::Context;
-use crate::kubernetes::{CallError, call};
+use crate::context::{Context, View};
+use crate::kubernetes::CallError;
 use crate::wisher::{Wisher, WisherKey};
 
 /// When an owner that could not be asked for is asked for again.
@@ -122,20 +121,20 @@ pub(crate) async fn state_of(
     namespace: &str,
     name: &str,
     claim: &ClaimName,
-    context: &Context,
+    context: &View,
 ) -> OwnerState {
     state(kind, namespace, name, claim, None, context).await
 }
 
 /// The same for a claim that was made at a known time: where its kind was defined anew since, the owner was not deleted, its kind
 /// was, and whoever applies the definition again is about to apply the resources too.
-async fn state(
+pub(crate) async fn state(
     kind: OwnerKind,
     namespace: &str,
     name: &str,
     claim: &ClaimName,
     made: Option<&Time>,
-    context: &Context,
+    context: &View,
 ) -> OwnerState {
     match owner(kind, namespace, name, context).await {
         Ok(wisher) => wants(&wisher, claim, context),
@@ -158,29 +157,28 @@ async fn state(
 }
 
 /// An operator of some namespaces has its right to ask in each of them, and loses it with the namespace.
-fn is_role_gone(kind: OwnerKind, error: &CallError, context: &Context) -> bool {
+fn is_role_gone(kind: OwnerKind, error: &CallError, context: &View) -> bool {
     context.world.is_of_some_namespaces()
         && kind == OwnerKind::KeyVaultSync
         && error.status().is_some_and(|status| status.code == 403)
 }
 
-async fn owner(kind: OwnerKind, namespace: &str, name: &str, context: &Context) -> Result<Wisher, CallError> {
+async fn owner(kind: OwnerKind, namespace: &str, name: &str, context: &View) -> Result<Wisher, CallError> {
     const WHAT: &str = "the owner of a certificate";
-    let client = context.client.clone();
     match kind {
         OwnerKind::KeyVaultSync => {
-            let api: Api<KeyVaultSync> = Api::namespaced(client, namespace);
-            call(WHAT, api.get(name)).await.map(|sync| Wisher::Namespaced(Arc::new(sync)))
+            let sync = context.reader.get_in::<KeyVaultSync>(WHAT, namespace, name).await;
+            sync.map(|sync| Wisher::Namespaced(Arc::new(sync)))
         }
         OwnerKind::ClusterKeyVaultSync => {
-            let api: Api<ClusterKeyVaultSync> = Api::all(client);
-            call(WHAT, api.get(name)).await.map(|sync| Wisher::Cluster(Arc::new(sync)))
+            let sync = context.reader.get::<ClusterKeyVaultSync>(WHAT, name).await;
+            sync.map(|sync| Wisher::Cluster(Arc::new(sync)))
         }
     }
 }
 
 /// A row without a name may be about any name.
-fn wants(wisher: &Wisher, claim: &ClaimName, context: &Context) -> OwnerState {
+fn wants(wisher: &Wisher, claim: &ClaimName, context: &View) -> OwnerState {
     let wish = resolve::wish(wisher, context);
     let may_want = |row: &keyvault_sync_core::claims::Row<_>| {
         row.name.as_ref().is_none_or(|(_, wanted)| wanted == claim)
@@ -192,13 +190,12 @@ fn wants(wisher: &Wisher, claim: &ClaimName, context: &Context) -> OwnerState {
     }
 }
 
-async fn is_kind_to_stay(kind: OwnerKind, claim: &ClaimName, made: Option<&Time>, context: &Context) -> bool {
+async fn is_kind_to_stay(kind: OwnerKind, claim: &ClaimName, made: Option<&Time>, context: &View) -> bool {
     let definition = match kind {
         OwnerKind::KeyVaultSync => KeyVaultSync::crd_name(),
         OwnerKind::ClusterKeyVaultSync => ClusterKeyVaultSync::crd_name(),
     };
-    let api: Api<CustomResourceDefinition> = Api::all(context.client.clone());
-    match call("the definition of a kind", api.get(definition)).await {
+    match context.reader.get::<CustomResourceDefinition>("the definition of a kind", definition).await {
         Ok(found) if found.metadata.deletion_timestamp.is_none() => {
             let is_new =
                 made.zip(found.creation_timestamp()).is_some_and(|(made, defined)| made.0 < defined.0);

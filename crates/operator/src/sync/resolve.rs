@@ -14,7 +14,7 @@ use kube::ResourceExt;
 
 use crate::certificate::now;
 use crate::certificate::observe::{check_grant, vault};
-use crate::context::Context;
+use crate::context::View;
 use crate::keyvault::Vault;
 use crate::wisher::Wisher;
 use crate::world::{SecretMeta, sync_at};
@@ -61,7 +61,7 @@ impl Wish {
 pub(crate) const SOURCES_MAX: usize = limits::SOURCES_MAX as usize;
 
 /// Resolves a resource.
-pub(crate) fn wish(wisher: &Wisher, context: &Context) -> Wish {
+pub(crate) fn wish(wisher: &Wisher, context: &View) -> Wish {
     let owner = wisher.owner();
     let template = NameTemplate::parse(wisher.template());
     let vault = vault(&wisher.push().vault_ref.name, context).and_then(|vault| match wisher.kind() {
@@ -85,7 +85,7 @@ fn selected(
     wisher: &Wisher,
     selection: Option<&SecretSelection>,
     namespaces: &NamespaceSelection,
-    context: &Context,
+    context: &View,
 ) -> Vec<Arc<SecretMeta>> {
     let Some(selection) = selection else { return Vec::new() };
     let listed: HashSet<&str> = wisher.entries().iter().map(|entry| entry.secret_name.as_str()).collect();
@@ -124,7 +124,7 @@ struct Resolving<'a> {
     vault: &'a Result<Vault, Problem>,
     /// What every claim of the wish says.
     common: Result<KeyVaultCertificateSpec, Problem>,
-    context: &'a Context,
+    context: &'a View,
 }
 
 impl Resolving<'_> {
@@ -190,7 +190,7 @@ impl Resolving<'_> {
     }
 }
 
-fn common(wisher: &Wisher, owner: &ClaimOwner, vault: &Vault, context: &Context) -> KeyVaultCertificateSpec {
+fn common(wisher: &Wisher, owner: &ClaimOwner, vault: &Vault, context: &View) -> KeyVaultCertificateSpec {
     let push = wisher.push();
     KeyVaultCertificateSpec {
         vault_host: vault.host.as_str().to_owned(),
@@ -249,7 +249,7 @@ fn keys(keys: &SecretKeys) -> [String; 2] {
 }
 
 /// The annotations that ask for a comparison now, of the resource and of its KeyVault: a change of either changes this.
-fn compare_at(wisher: &Wisher, vault: &str, context: &Context) -> Option<String> {
+fn compare_at(wisher: &Wisher, vault: &str, context: &View) -> Option<String> {
     let key_vault = context.world.vaults.get(&kube::runtime::reflector::ObjectRef::new(vault));
     let asked = [wisher.sync_at().cloned(), key_vault.and_then(|vault| sync_at(vault.as_ref()).cloned())];
     let asked: Vec<String> = asked.into_iter().flatten().collect();

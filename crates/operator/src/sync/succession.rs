@@ -9,7 +9,7 @@ use keyvault_sync_core::names::ClaimName;
 
 use super::apply::{Failure, change};
 use super::resolve::{self, SOURCES_MAX};
-use crate::context::Context;
+use crate::context::{Context, View};
 use crate::wisher::{Wisher, WisherKey};
 
 /// Gives a claim up that `holder` (a uid) has. A resource of the same kind and namespace that wants the name gets the
@@ -25,22 +25,23 @@ pub(crate) async fn give_up(
     if hand_over(name, holder, context).await? {
         return Ok(());
     }
+    change(name, holder, context, |claim| release(&mut claim.spec, why, last_word)).await
+}
+
+/// Writes down that a claim is given up, and how it ends.
+pub(crate) fn release(spec: &mut KeyVaultCertificateSpec, why: ReleaseWhy, last_word: Option<&PushSettings>) {
     let why = match why {
         ReleaseWhy::EntryGone => ApiWhy::EntryGone,
         ReleaseWhy::VaultChanged => ApiWhy::VaultChanged,
         ReleaseWhy::OwnerGone => ApiWhy::OwnerGone,
         ReleaseWhy::SecretGone => ApiWhy::SecretGone,
     };
-    let since = whole_seconds(Timestamp::now());
-    let release = |spec: &mut KeyVaultCertificateSpec| {
-        if let Some(push) = last_word {
-            spec.deletion_policy = push.deletion_policy;
-            spec.deletion_grace_period = push.deletion_grace_period;
-            spec.suspend = push.suspend;
-        }
-        spec.release = Some(Release { why, since });
-    };
-    change(name, holder, context, |claim| release(&mut claim.spec)).await
+    if let Some(push) = last_word {
+        spec.deletion_policy = push.deletion_policy;
+        spec.deletion_grace_period = push.deletion_grace_period;
+        spec.suspend = push.suspend;
+    }
+    spec.release = Some(Release { why, since: whole_seconds(Timestamp::now()) });
 }
 
 /// Hands a claim that `holder` (a uid) does not want over to a resource that does. `false`: nobody does.
@@ -52,7 +53,7 @@ pub(crate) async fn hand_over(name: &ClaimName, holder: &str, context: &Context)
 }
 
 /// What the oldest other resource of the holder's kind and namespace that wants this name, and may have it, would write.
-fn heir(name: &ClaimName, context: &Context) -> Option<KeyVaultCertificateSpec> {
+pub(crate) fn heir(name: &ClaimName, context: &View) -> Option<KeyVaultCertificateSpec> {
     let claim = context.world.claim(name.as_str())?;
     let holder = WisherKey::of(&claim);
     let present: Vec<Source> = claim.spec.sources.iter().map(resolve::source).collect();
@@ -66,11 +67,11 @@ fn heir(name: &ClaimName, context: &Context) -> Option<KeyVaultCertificateSpec> 
 }
 
 /// What a resource would write into the claim of this name; `present` are the Secrets it has now. `None`: it wants no such claim.
-pub(super) fn would_write(
+pub(crate) fn would_write(
     wisher: &Wisher,
     name: &ClaimName,
     present: &[Source],
-    context: &Context,
+    context: &View,
 ) -> Option<KeyVaultCertificateSpec> {
     let wish = resolve::wish(wisher, context);
     let wants = |row: &&Row<_>| row.name.as_ref().is_some_and(|(_, wanted)| wanted == name);
