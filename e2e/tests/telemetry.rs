@@ -282,7 +282,7 @@ async fn a_push_is_one_trace_from_the_secret_to_the_import_with_azures_id_of_the
             span.span_id == root.span_id || trace.iter().any(|other| other.span_id == span.parent_span_id);
         ensure!(has_parent, "{span:?} has no parent in its trace");
     }
-    let leak = leaks::find(&collector.text(), &[issued.key.clone()]);
+    let leak = leaks::find(&collector.text(), std::slice::from_ref(&issued.key));
     ensure!(leak.is_none(), "{leak:?}");
     Ok(())
 }
