@@ -243,8 +243,11 @@ pub(crate) async fn report(
         // Only now is what was found written down.
         context.world.rounds.compared(&uid);
     }
-    if matches!(outcome, Outcome::InSync { .. } | Outcome::Written(_)) {
-        context.world.rounds.success(&uid, now());
+    match outcome {
+        Outcome::InSync { .. } | Outcome::Written(_) => context.world.rounds.success(&uid, now()),
+        // How long somebody wants it held back is no lag of ours.
+        Outcome::Suspended => drop(context.world.rounds.pushed(&uid)),
+        Outcome::Recovered { .. } | Outcome::Problem { .. } | Outcome::Later(_) => {}
     }
     report::outcome(context, subject(claim), reason, &text, is_news);
     tell(context, claim, &before, &outcome, (reason, &text), is_news && disposition.warns).await;
