@@ -17,6 +17,9 @@ const QUEUE_LIMIT: Duration = Duration::from_secs(600);
 /// A watch ends by itself after its time limit and another is asked for; with failures in between, half a minute later. One that
 /// shows nothing for so many times its limit hangs on a connection that nobody will ever answer.
 const WATCH_LIMITS: u32 = 3;
+/// And so much longer, however short its limit: kube waits for half a minute at most between attempts that fail, and each has five
+/// seconds to connect.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(40);
 
 /// When something happened last.
 #[derive(Debug)]
@@ -154,7 +157,7 @@ impl Signs {
         };
         judge(
             (self.heartbeat.age(), self.heartbeat_limit),
-            (&watches, self.watch_timeout * WATCH_LIMITS),
+            (&watches, self.watch_timeout * WATCH_LIMITS + BETWEEN_ATTEMPTS),
             &self.queue_states(),
         )
     }
