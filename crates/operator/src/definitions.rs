@@ -259,7 +259,7 @@ mod tests {
                 with(claim(), &act, json!(["Import", "Adopt", "Retag", "Recover"])),
                 "lacks status.inFlight.act=\"Delete\"",
             ),
-            (with(claim(), &format!("{SCHEMA}{status}/properties"), json!({})), "and 10 more"),
+            (with(claim(), &format!("{SCHEMA}{status}/properties"), json!({})), "and 11 more"),
             (with(claim(), "/spec/versions/0/subresources", json!({})), "has no status of its own"),
             (with(claim(), "/spec/versions/0/served", json!(false)), "is not served as v1alpha1"),
             (with(claim(), "/spec/versions/0/name", json!("v1")), "is not served as v1alpha1"),

@@ -317,7 +317,7 @@ fn place(client: &Client, settings: &Settings) -> Place {
         namespace,
         served,
         service_accounts: settings.access.service_accounts.clone(),
-        selector: Arc::clone(&settings.resource_selector),
+        selector: settings.resource_selector.clone().unwrap_or_default(),
         installation: settings.installation.clone(),
     }
 }

@@ -89,8 +89,8 @@ pub(crate) struct Settings {
 
     /// Serve the KeyVaultSyncs and ClusterKeyVaultSyncs with these labels alone, as kubectl get -l has them: team=web,!canary. For
     /// several installations in one cluster, which must not select the same resources [default: all].
-    #[arg(long, env = "KEYVAULT_SYNC_RESOURCE_SELECTOR", default_value = "", hide_default_value = true, value_parser = selector)]
-    pub resource_selector: Selector,
+    #[arg(long, env = "KEYVAULT_SYNC_RESOURCE_SELECTOR", value_parser = selector)]
+    pub resource_selector: Option<Selector>,
 
     /// How long the lease of the replica that leads lasts, 20s to 5m; it is renewed six times in that time. When the leader dies without a
     /// word, another leads after this.

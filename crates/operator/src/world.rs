@@ -1,5 +1,5 @@
-//! What the operator knows of the cluster: one watch per kind, and who is woken by which change.
-//! What the woken do about it is left to the controllers.
+//! What the operator knows of the cluster: a store and a watch per kind, and an index over them.
+//! Who is woken by which change is left to `changes`; what is done about it, to the controllers.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
@@ -9,9 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
-use keyvault_sync_api::constants::{
-    CLIENT_ID_ANNOTATION, INSTALLATION_LABEL, SYNC_AT_ANNOTATION, TENANT_ID_ANNOTATION,
-};
+use keyvault_sync_api::constants::{INSTALLATION_LABEL, SYNC_AT_ANNOTATION};
 use keyvault_sync_api::{ClusterKeyVaultSync, KeyVault, KeyVaultCertificate, KeyVaultSync, PushSettings};
 use keyvault_sync_core::labels::{self, Labels};
 use keyvault_sync_core::ownership::OwnerKind;
@@ -30,8 +28,11 @@ use crate::signs::Signs;
 use crate::wake::Wake;
 use crate::watch::{self, Change, Scope};
 use crate::wisher::{Wisher, WisherKey};
+use trim::{trim, trim_account, trim_namespace, trim_secret};
 
+mod changes;
 pub(crate) mod once;
+mod trim;
 
 /// The metadata of a Secret: its data is never watched.
 pub(crate) type SecretMeta = PartialObjectMeta<Secret>;
@@ -41,8 +42,6 @@ pub(crate) type NamespaceMeta = PartialObjectMeta<Namespace>;
 /// The metadata of a ServiceAccount, with the annotations of Azure Workload Identity alone.
 pub(crate) type AccountMeta = PartialObjectMeta<ServiceAccount>;
 
-/// Annotation in which `kubectl apply` keeps the whole object, private key included.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// The Secrets that selectors mean. Metadata has no type, so they have a watch of their own.
 const TLS_SECRETS: &str = "type=kubernetes.io/tls";
 /// All others that may be listed, but for those that are never sources and can be many and large.
@@ -451,253 +450,6 @@ impl World {
     fn is_filled(&self) -> bool {
         self.is_filled.load(Ordering::Acquire)
     }
-
-    fn on_sync(&self, change: &Change<KeyVaultSync>) {
-        self.on_wisher(change, Wisher::Namespaced);
-    }
-
-    fn on_cluster_sync(&self, change: &Change<ClusterKeyVaultSync>) {
-        self.on_wisher(change, Wisher::Cluster);
-    }
-
-    fn on_wisher<K>(&self, change: &Change<K>, of: fn(Arc<K>) -> Wisher) {
-        match change {
-            Change::Applied { before, now } => {
-                let now = of(Arc::clone(now));
-                let key = now.key();
-                self.index().wishers.entry(key.namespace.clone()).or_default().insert(key.clone());
-                if before.is_none() && self.is_filled() {
-                    // Claims that the watches showed before their owner.
-                    for claim in self.claims_of(&key) {
-                        self.wake.claim(ObjectRef::from_obj(claim.as_ref()));
-                    }
-                }
-                if before.as_ref().is_none_or(|before| is_other_wish(&of(Arc::clone(before)), &now)) {
-                    if self.is_of_some_namespaces() {
-                        // It may be the first that uses its KeyVault here, and was perhaps the last that used another.
-                        self.wake.vault(ObjectRef::new(&now.push().vault_ref.name));
-                        if let Some(before) = before {
-                            self.wake.vault(ObjectRef::new(&of(Arc::clone(before)).push().vault_ref.name));
-                        }
-                    }
-                    self.wake.sync(key);
-                }
-            }
-            Change::Gone(gone) => {
-                let gone = of(Arc::clone(gone));
-                let key = gone.key();
-                if self.is_of_some_namespaces() {
-                    self.wake.vault(ObjectRef::new(&gone.push().vault_ref.name));
-                }
-                self.planned.forget(gone.uid());
-                self.note_wants(&key, HashSet::new());
-                {
-                    let mut index = self.index();
-                    index.wants.remove(&key);
-                    remove(&mut index.wishers, &key.namespace, &key);
-                    if index.by_owner.contains_key(&key) {
-                        // An edit just before the end may not have reached its claims.
-                        index.last_words.insert(gone.uid().to_owned(), gone.push().clone());
-                    }
-                }
-                for claim in self.claims_of(&key) {
-                    self.wake.orphan(ObjectRef::from_obj(claim.as_ref()));
-                }
-            }
-        }
-    }
-
-    fn on_vault(&self, change: &Change<KeyVault>) {
-        let vault = match change {
-            Change::Applied { before: Some(before), now } if !is_other_vault(before, now) => return,
-            Change::Applied { now, .. } => now,
-            Change::Gone(vault) => vault,
-        };
-        self.wake_users(vault);
-    }
-
-    /// Wakes a KeyVault and whoever uses it.
-    pub(crate) fn wake_users(&self, vault: &KeyVault) {
-        let name = vault.name_any();
-        self.wake.vault(ObjectRef::from_obj(vault));
-        for wisher in self.wishers().filter(|wisher| wisher.push().vault_ref.name == name) {
-            self.wake.sync(wisher.key());
-        }
-        for claim in self.claims.state().iter().filter(|claim| claim.spec.key_vault == name) {
-            self.wake.claim(ObjectRef::from_obj(claim.as_ref()));
-        }
-    }
-
-    fn on_claim(&self, change: &Change<KeyVaultCertificate>) {
-        match change {
-            Change::Applied { before, now } => {
-                self.enter(before.as_deref(), Some(now));
-                let reference = ObjectRef::from_obj(now.as_ref());
-                if before.as_ref().is_none_or(|before| {
-                    before.metadata.generation != now.metadata.generation
-                        || before.uid() != now.uid()
-                        || installation_of(before) != installation_of(now)
-                }) {
-                    self.wake.claim(reference.clone());
-                }
-                if before.as_ref().is_none_or(|before| {
-                    before.status != now.status
-                        || before.spec.owner != now.spec.owner
-                        || installation_of(before) != installation_of(now)
-                }) {
-                    self.wake.sync(WisherKey::of(now));
-                }
-                if let Some(before) = before.as_ref().filter(|before| before.spec.owner != now.spec.owner) {
-                    // Whose it was may want it still, where it was not handed over.
-                    self.wake.sync(WisherKey::of(before));
-                    // Who waits for the name is told who has it now.
-                    for loser in self.losers_of(&now.name_any()) {
-                        self.wake.sync(loser.key());
-                    }
-                }
-                if self.serves(&WisherKey::of(now)) && !self.has_owner(now) {
-                    self.wake.orphan(reference);
-                }
-            }
-            Change::Gone(claim) => {
-                self.enter(Some(claim), None);
-                if !self.index().by_owner.contains_key(&WisherKey::of(claim)) {
-                    self.index().last_words.remove(&claim.spec.owner.uid);
-                }
-                self.written.forget(&claim.name_any());
-                self.rounds.forget(&claim.uid().unwrap_or_default());
-                self.taken.forget(&claim.uid().unwrap_or_default());
-                self.wake.sync(WisherKey::of(claim));
-                for loser in self.index().losers.remove(&claim.name_any()).into_iter().flatten() {
-                    self.wake.sync(loser);
-                }
-            }
-        }
-    }
-
-    /// Brings the index up to date with a claim.
-    fn enter(&self, before: Option<&KeyVaultCertificate>, now: Option<&KeyVaultCertificate>) {
-        let mut index = self.index();
-        if let Some(claim) = before {
-            let name = claim.name_any();
-            sources(claim).for_each(|source| remove(&mut index.by_source, &source, &name));
-            remove(&mut index.by_owner, &WisherKey::of(claim), &name);
-        }
-        if let Some(claim) = now {
-            let name = claim.name_any();
-            for source in sources(claim) {
-                index.by_source.entry(source).or_default().insert(name.clone());
-            }
-            index.by_owner.entry(WisherKey::of(claim)).or_default().insert(name);
-        }
-    }
-
-    fn on_namespace(&self, change: &Change<NamespaceMeta>) {
-        let namespace = match change {
-            Change::Applied { before: Some(before), now } if !is_other_namespace(before, now) => return,
-            Change::Applied { now, .. } => now,
-            Change::Gone(namespace) => namespace,
-        };
-        if !self.is_filled() {
-            return;
-        }
-        let name = namespace.name_any();
-        for wisher in self.wishers_over(&name) {
-            self.wake.sync(wisher.key());
-        }
-        let concerns = |claim: &KeyVaultCertificate| {
-            crate::owner::namespace(claim) == name
-                || claim.spec.sources.iter().any(|source| source.namespace == name)
-        };
-        for claim in self.claims.state().iter().filter(|claim| concerns(claim)) {
-            self.wake.claim(ObjectRef::from_obj(claim.as_ref()));
-        }
-    }
-
-    /// Claims of its namespace may be waiting for it, or are pushed as another from now on.
-    fn on_account(&self, change: &Change<AccountMeta>) {
-        let account = match change {
-            Change::Applied { before: Some(before), now } if !is_other_account(before, now) => return,
-            Change::Applied { now, .. } => now,
-            Change::Gone(account) => account,
-        };
-        if !self.is_filled() {
-            return;
-        }
-        let (namespace, name) = (account.namespace().unwrap_or_default(), account.name_any());
-        let opens = |vault: &Arc<KeyVault>| {
-            let identity = vault.spec.identity.as_ref();
-            identity.and_then(|identity| identity.service_account.as_ref()).is_some_and(|it| it.name == name)
-        };
-        let opened: HashSet<String> =
-            self.vaults.state().iter().filter(|vault| opens(vault)).map(|vault| vault.name_any()).collect();
-        if opened.is_empty() {
-            return;
-        }
-        let concerns = |claim: &&Arc<KeyVaultCertificate>| {
-            crate::owner::namespace(claim) == namespace && opened.contains(&claim.spec.key_vault)
-        };
-        for claim in self.claims.state().iter().filter(concerns) {
-            self.wake.claim(ObjectRef::from_obj(claim.as_ref()));
-        }
-    }
-
-    fn on_tls_secret(&self, change: &Change<SecretMeta>) {
-        let (secret, is_there) = match change {
-            Change::Applied { now, .. } => (now, true),
-            Change::Gone(secret) => (secret, false),
-        };
-        let (namespace, name) = (secret.namespace().unwrap_or_default(), secret.name_any());
-        if is_there {
-            self.index().tls.entry(namespace).or_default().insert(name);
-        } else {
-            remove(&mut self.index().tls, &namespace, &name);
-        }
-        self.on_secret(change, true);
-    }
-
-    fn on_other_secret(&self, change: &Change<SecretMeta>) {
-        self.on_secret(change, false);
-    }
-
-    fn on_secret(&self, change: &Change<SecretMeta>, is_tls: bool) {
-        let (secret, is_other) = match change {
-            Change::Applied { before: Some(before), now }
-                if before.resource_version() == now.resource_version() =>
-            {
-                return;
-            }
-            Change::Applied { before, now } => {
-                (now, before.as_ref().is_none_or(|before| is_other_secret(before, now)))
-            }
-            Change::Gone(secret) => (secret, true),
-        };
-        if !self.is_filled() {
-            return;
-        }
-        let source = (secret.namespace().unwrap_or_default(), secret.name_any());
-        if source.0 == self.own_namespace {
-            let names = |vault: &&Arc<KeyVault>| identity::secrets(vault).any(|name| name == source.1);
-            self.vaults.state().iter().filter(names).for_each(|vault| self.wake_users(vault));
-        }
-        let claims: Vec<String> =
-            self.index().by_source.get(&source).into_iter().flatten().cloned().collect();
-        for claim in &claims {
-            if let Some(uid) = self.claim(claim).and_then(|claim| claim.uid()) {
-                self.rounds.changed(&uid);
-            }
-            self.wake.claim(ObjectRef::new(claim));
-        }
-        // A mere renewal changes no row of any wish.
-        if !is_other {
-            return;
-        }
-        let holders = claims.iter().filter_map(|claim| self.claim(claim)).map(|claim| WisherKey::of(&claim));
-        let touched = self.wishers_over(&source.0).into_iter();
-        let touched = touched.filter(|wisher| wisher.is_touched_by(&source.0, &source.1, is_tls));
-        let keys: HashSet<WisherKey> = holders.chain(touched.map(|wisher| wisher.key())).collect();
-        keys.into_iter().for_each(|key| self.wake.sync(key));
-    }
 }
 
 impl Place {
@@ -748,69 +500,14 @@ fn remove<K: Eq + Hash, V: Eq + Hash>(map: &mut HashMap<K, HashSet<V>>, key: &K,
     }
 }
 
-fn is_other_wish(before: &Wisher, now: &Wisher) -> bool {
-    before.generation() != now.generation()
-        || before.uid() != now.uid()
-        || before.sync_at() != now.sync_at()
-        || before.labels() != now.labels()
-}
-
 /// The installation that a claim is labelled with.
 pub(crate) fn installation_of(claim: &KeyVaultCertificate) -> Option<&str> {
     claim.labels().get(INSTALLATION_LABEL).map(String::as_str)
 }
 
-fn is_other_vault(before: &KeyVault, now: &KeyVault) -> bool {
-    before.metadata.generation != now.metadata.generation
-        || before.uid() != now.uid()
-        || sync_at(before) != sync_at(now)
-}
-
-fn is_other_namespace(before: &NamespaceMeta, now: &NamespaceMeta) -> bool {
-    before.labels() != now.labels()
-        || before.uid() != now.uid()
-        || before.metadata.deletion_timestamp.is_some() != now.metadata.deletion_timestamp.is_some()
-}
-
-/// Whether rows of a wish can change with it: everything that selectors and templates look at.
-fn is_other_secret(before: &SecretMeta, now: &SecretMeta) -> bool {
-    before.uid() != now.uid() || before.labels() != now.labels() || before.annotations() != now.annotations()
-}
-
-fn is_other_account(before: &AccountMeta, now: &AccountMeta) -> bool {
-    before.uid() != now.uid() || before.annotations() != now.annotations()
-}
-
 /// The value of the annotation that asks for a comparison now.
 pub(crate) fn sync_at<K: Resource>(object: &K) -> Option<&String> {
     object.meta().annotations.as_ref()?.get(SYNC_AT_ANNOTATION)
-}
-
-fn trim<K: Resource>(object: &mut K) {
-    object.meta_mut().managed_fields = None;
-}
-
-fn trim_namespace(namespace: &mut NamespaceMeta) {
-    trim(namespace);
-    namespace.metadata.annotations = None;
-}
-
-fn trim_account(account: &mut AccountMeta) {
-    trim(account);
-    account.metadata.labels = None;
-    account.metadata.owner_references = None;
-    if let Some(annotations) = &mut account.metadata.annotations {
-        annotations.retain(|key, _| key == CLIENT_ID_ANNOTATION || key == TENANT_ID_ANNOTATION);
-    }
-}
-
-fn trim_secret(secret: &mut SecretMeta) {
-    trim(secret);
-    secret.types = None;
-    secret.metadata.owner_references = None;
-    if let Some(annotations) = &mut secret.metadata.annotations {
-        annotations.remove(LAST_APPLIED);
-    }
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ impl Operator {
             namespace: self.operator_namespace.clone(),
             served,
             service_accounts,
-            selector: Arc::clone(&settings.resource_selector),
+            selector: settings.resource_selector.clone().unwrap_or_default(),
             installation: settings.installation.clone(),
         };
         let proofs = Arc::new(ClusterProofs::of_a_person(connection.client.clone()));

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use keyvault_sync_api::constants::CLIENT_ID_ANNOTATION;
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 
