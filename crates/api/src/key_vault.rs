@@ -113,7 +113,7 @@ pub struct KeyVaultStatus {
     /// The installation of keyvault-sync that looks after this KeyVault and writes its status, as
     /// "<namespace>.<release>". Another takes it over when that one is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
+    #[schemars(schema_with = "schema::installation")]
     pub installation: Option<String>,
 
     /// Ready: True when the vault was reached and let the operator in, or (reason PerNamespaceIdentity) when it was

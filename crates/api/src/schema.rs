@@ -134,6 +134,10 @@ pub(crate) fn claimed_name(generator: &mut SchemaGenerator) -> Schema {
 
 const CLUSTER_ID: &str = "^[-a-z0-9]{1,63}$";
 
+pub(crate) fn installation(_: &mut SchemaGenerator) -> Schema {
+    text(limits::LABEL_LENGTH_MAX, &[])
+}
+
 pub(crate) fn cluster_id(_: &mut SchemaGenerator) -> Schema {
     let message = "must be a cluster id: 1 to 63 lower-case letters, digits and hyphens";
     text(limits::CLUSTER_ID_LENGTH_MAX, &[rule(matches(CLUSTER_ID), message)])

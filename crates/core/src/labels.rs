@@ -106,9 +106,8 @@ mod tests {
             ("team==web", vec![Requirement::In("team".into(), own(&["web"]))]),
             ("a.io/team != web", vec![Requirement::NotIn("a.io/team".into(), own(&["web"]))]),
             ("team=", vec![Requirement::In("team".into(), own(&[""]))]),
-            ("team in (a, b),tier notin(c),!canary, shard", vec![]),
             (
-                "team in (a, b),tier notin (c),!canary, shard",
+                "team in (a, b),tier notin(c),!canary, shard",
                 vec![
                     Requirement::In("team".into(), own(&["a", "b"])),
                     Requirement::NotIn("tier".into(), own(&["c"])),

@@ -1,4 +1,5 @@
 //! What the stores do without: thousands of objects are kept, and of a Secret nothing that its owner would not show.
+//! What is done with the rest is left to `world`.
 
 use keyvault_sync_api::constants::{CLIENT_ID_ANNOTATION, TENANT_ID_ANNOTATION};
 use kube::Resource;
