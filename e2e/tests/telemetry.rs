@@ -237,7 +237,7 @@ async fn a_watch_that_hangs_fails_livez_until_it_goes_on(scene: Scene) -> anyhow
         .await
     };
     relay.be_silent(true);
-    livez(503, "the watch of TLS Secrets has given no sign of life").await?;
+    livez(503, "has given no sign of life").await?;
     relay.be_silent(false);
     livez(200, "ok").await?;
     one_certificate(&scene).await?;

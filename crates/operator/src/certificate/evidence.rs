@@ -18,6 +18,7 @@ use super::status::{self, Outcome};
 use super::{STOPPING, resolve};
 use crate::context::View;
 use crate::sync::orphan;
+use crate::traces;
 
 /// All that is known of one claim in one round.
 pub(crate) struct Evidence<'a> {
@@ -182,7 +183,7 @@ pub(crate) async fn read<T>(
     call: impl AsyncFnOnce(VaultReader) -> Result<T, VaultError>,
 ) -> Result<T, VaultError> {
     let answer = match view.vault_readers.of(&route.vault.host, &route.identity) {
-        Ok(vault) => call(vault).await,
+        Ok(vault) => call(vault).instrument(traces::vault_call(operation, route.vault.host.as_str())).await,
         Err(error) => Err(error),
     };
     view.met(&route.vault, operation, &answer);
