@@ -22,6 +22,8 @@ use crate::watch::describe;
 const RENEWALS: u32 = 6;
 /// How often a standby looks, and how soon after a failure it is tried again: a lease given back is taken within a second or two.
 const LOOK: Duration = Duration::from_secs(1);
+/// How soon after losing a race the Lease is looked at: at once, but never in a circle.
+const RACE_PAUSE: Duration = Duration::from_millis(100);
 /// One call about the Lease. One that hangs must not use up the lease.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -233,6 +235,7 @@ impl Campaign {
                 let wanted = self.lease(Some(&self.me));
                 // Until its answer is known the Lease is not.
                 let known = self.known.take();
+                let was_there = known.is_some();
                 let params = PostParams::default();
                 let written = match known {
                     None => call_within(CALL_LIMIT, "the Lease", self.api.create(&params, &wanted)).await,
@@ -252,7 +255,7 @@ impl Campaign {
                         Ok(self.lasts / RENEWALS)
                     }
                     // Somebody was faster, or an answer of ours was lost: what it says now decides.
-                    Err(error) if error.is_race() => Ok(Duration::ZERO),
+                    Err(error) if error.is_conflict() || (was_there && error.is_race()) => Ok(RACE_PAUSE),
                     Err(error) => Err(error),
                 }
             }

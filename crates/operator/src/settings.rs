@@ -129,7 +129,7 @@ pub(crate) struct Settings {
     pub health_address: SocketAddr,
 
     /// After how long a watch of the API server is ended and asked for anew: shorter than anything on the way lets a quiet
-    /// connection live (AKS: 240 s). A watch that shows nothing for three times as long and 40 s more fails /livez.
+    /// connection live (AKS: 240 s). A watch that shows nothing for three times as long fails /livez.
     #[arg(long, env = "KEYVAULT_SYNC_WATCH_TIMEOUT", default_value = "200s")]
     pub watch_timeout: Span,
 

@@ -17,8 +17,7 @@ const QUEUE_LIMIT: Duration = Duration::from_secs(600);
 /// A watch ends by itself after its time limit and another is asked for; with failures in between, half a minute later. One that
 /// shows nothing for so many times its limit hangs on a connection that nobody will ever answer.
 const WATCH_LIMITS: u32 = 3;
-/// And so much longer, however short its limit: kube waits for half a minute at most between attempts that fail, and each has five
-/// seconds to connect.
+/// One that has failed shows nothing until it is taken up again: kube waits for half a minute at most between attempts.
 const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(40);
 
 /// When something happened last.
@@ -32,6 +31,11 @@ impl Stamp {
 
     fn set(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// What happens next may take so long, and is no silence.
+    fn set_ahead(&self, by: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + by;
     }
 
     fn age(&self) -> Duration {
@@ -65,7 +69,7 @@ impl WatchSigns {
 
     /// It failed, and will be taken up again: an API server that is away does not make a watch hang.
     pub(crate) fn failed(&self) {
-        self.alive.set();
+        self.alive.set_ahead(BETWEEN_ATTEMPTS);
         self.metrics.watch_failures.inc([self.what]);
     }
 }
@@ -157,7 +161,7 @@ impl Signs {
         };
         judge(
             (self.heartbeat.age(), self.heartbeat_limit),
-            (&watches, self.watch_timeout * WATCH_LIMITS + BETWEEN_ATTEMPTS),
+            (&watches, self.watch_timeout * WATCH_LIMITS),
             &self.queue_states(),
         )
     }
