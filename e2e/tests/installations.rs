@@ -67,7 +67,8 @@ async fn a_resource_that_changes_its_installation_keeps_its_certificates_without
 ) -> anyhow::Result<()> {
     let (one, two) = both(&scene).await?;
     push(&scene, "one", "web-a").await?;
-    for (shard, pod) in [("two", TWO), ("one", ONE)] {
+    // There and back, twice.
+    for (shard, pod) in [("two", TWO), ("one", ONE), ("two", TWO), ("one", ONE)] {
         let (before, versions) = (scene.calls().len(), scene.versions("web-a").len());
         let label = Patch::Merge(json!({"metadata": {"labels": {"shard": shard}}}));
         scene.syncs().patch("one", &PatchParams::default(), &label).await?;

@@ -148,10 +148,8 @@ async fn an_api_server_that_hangs_stops_all_writes_and_ends_nobody(scene: Scene)
         Ok(if is_over { Seen::Done(()) } else { Seen::NotYet("not yet".into()) })
     })
     .await;
-    let before = scene.calls().len();
     scene.stage().cluster.resume_apiserver();
     paused?;
-    ensure!(scene.calls().len() >= before);
     scene.synced("many", "12/12").await?;
     for name in &names {
         ensure!(scene.versions(name).len() == 1, "{name}: {} versions", scene.versions(name).len());

@@ -18,6 +18,8 @@ use crate::certificate::{now, observe};
 use crate::context::Context;
 use crate::keyvault::{self, Edition, Vault};
 
+/// When it is looked again whether the lease is renewed.
+const NOT_LEADING: Duration = Duration::from_secs(5);
 /// How long a change of KeyVaults may go unnoticed here.
 const LOOK_AGAIN_SECS: i64 = 30;
 /// Single reads of one vault's comparison are spread over this, so that a renewal among them need not wait.
@@ -70,6 +72,13 @@ pub(crate) async fn run(context: Arc<Context>) {
     let mut made: HashMap<String, (Edition, i64)> = HashMap::new();
     let mut running = JoinSet::new();
     loop {
+        if !context.lease.leads() {
+            // What is due is compared when the lease is renewed.
+            tokio::select! {
+                () = tokio::time::sleep(NOT_LEADING) => continue,
+                () = context.stop.cancelled() => return,
+            }
+        }
         let now = now();
         let mut due = now + LOOK_AGAIN_SECS;
         let mut present = HashMap::new();

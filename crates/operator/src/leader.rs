@@ -166,6 +166,7 @@ impl Campaign {
 
     /// Takes, keeps and renews the lease until `over`; then gives it back. Ends early if it is lost.
     pub(crate) async fn run(mut self, leadership: &Leadership, over: CancellationToken) {
+        let _watch = Watch { leadership, over: over.clone() };
         loop {
             let pause = match self.round(leadership).await {
                 Ok(pause) => pause,
@@ -331,6 +332,21 @@ impl Campaign {
             );
         } else {
             tracing::warn!(lease, error = %describe(error), "the Lease cannot be read or written: tried again every second");
+        }
+    }
+}
+
+/// However the campaign ends before its time, nobody goes on without one.
+struct Watch<'a> {
+    leadership: &'a Leadership,
+    over: CancellationToken,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if !self.over.is_cancelled() {
+            self.leadership.valid_until.store(0, Ordering::SeqCst);
+            self.leadership.stand(Standing::Lost);
         }
     }
 }

@@ -168,20 +168,38 @@ impl Rounds {
 
 /// Claims that were taken over from another installation, and what made them ours: the owner with these labels.
 #[derive(Debug, Default)]
-pub(crate) struct Takeovers(Mutex<HashMap<String, (String, Labels)>>);
+pub(crate) struct Takeovers(Mutex<HashMap<String, Takeover>>);
+
+#[derive(Debug)]
+struct Takeover {
+    owner: String,
+    labels: Labels,
+    is_told: bool,
+}
 
 impl Takeovers {
     /// Whether a claim (by uid) of this owner (by uid) with these labels may be taken over now. It may once: if it is taken back,
     /// somebody else selects the same owner, and two who take turns would never end.
     pub(crate) fn may_take(&self, claim: &str, owner: &str, labels: &Labels) -> bool {
         let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        !taken.get(claim).is_some_and(|before| before.0 == owner && before.1 == *labels)
+        !taken.get(claim).is_some_and(|before| before.owner == owner && before.labels == *labels)
     }
 
-    /// It is being taken over.
+    /// It was taken over.
     pub(crate) fn note(&self, claim: &str, owner: &str, labels: &Labels) {
+        let takeover = Takeover { owner: owner.to_owned(), labels: labels.clone(), is_told: false };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(claim.to_owned(), takeover);
+    }
+
+    /// Whether it is news that it was taken back.
+    pub(crate) fn is_news(&self, claim: &str) -> bool {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.insert(claim.to_owned(), (owner.to_owned(), labels.clone()));
+        taken.get_mut(claim).is_some_and(|takeover| !std::mem::replace(&mut takeover.is_told, true))
+    }
+
+    /// The owner (by uid) is another installation's now: should it come back, its claims are taken over anew.
+    pub(crate) fn leave(&self, owner: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, takeover| takeover.owner != owner);
     }
 
     /// The claim is gone.

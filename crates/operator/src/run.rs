@@ -41,6 +41,8 @@ use crate::{
 
 /// How long the writes in hand may take after SIGTERM: less than the 30 s Kubernetes waits before it kills.
 const GRACE: Duration = Duration::from_secs(25);
+/// How long the lease may take to be given back: with the grace period less than 30 s.
+const GIVING_BACK: Duration = Duration::from_secs(3);
 /// When an object is looked at again whose turn came while the lease had run out.
 const NOT_LEADING: Duration = Duration::from_secs(2);
 /// What becomes of what is not finished.
@@ -87,7 +89,8 @@ async fn work(settings: Settings, signals: Signals) -> anyhow::Result<()> {
     EXPECTED.into_iter().for_each(|what| readiness.expect(what));
     let metrics = Arc::new(Metrics::default());
     let signs = Signs::new(Arc::clone(&metrics), settings.watch_timeout.into());
-    metrics.collect(scrape::Vitals::of(&signs));
+    let lease = Arc::new(Leadership::nobody());
+    metrics.collect(scrape::Vitals::of(&signs, &lease));
     let _heart = tokio::spawn(Arc::clone(&signs).beat());
     let page = health::Page {
         readiness: readiness.clone(),
@@ -99,7 +102,6 @@ async fn work(settings: Settings, signals: Signals) -> anyhow::Result<()> {
     let client = kubernetes::client().await.context("the Kubernetes API server cannot be reached")?;
     let client = traffic::counted(client, Arc::clone(&metrics));
     let proofs = Arc::new(proofs::ClusterProofs::new(client.clone()));
-    let lease = Arc::new(Leadership::nobody());
     let fence = Arc::clone(&lease) as Arc<dyn Fence>;
     let observer = Arc::new(observed::VaultCalls(Arc::clone(&metrics)));
     let transport = Transport::observed(&transport_settings, proofs, fence, observer)
@@ -179,7 +181,8 @@ async fn control(
     // What is still on its way keeps the lease until it ends by itself.
     if ended.is_ok() {
         over.cancel();
-        let _ = campaign.await;
+        // An API server that does not answer must not use up what Kubernetes gives: the lease ends by itself.
+        let _ = tokio::time::timeout(GIVING_BACK, campaign).await;
     }
     if context.lease.standing() == Standing::Lost {
         anyhow::bail!("another process leads by now: this one ends, and stands by when it is started again");

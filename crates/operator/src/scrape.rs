@@ -14,6 +14,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 
 use crate::certificate::status;
 use crate::context::Context;
+use crate::leader::Leadership;
 use crate::metrics::{
     CERTIFICATE_EXPIRY, CERTIFICATE_PUSHED, CERTIFICATE_READY, CERTIFICATE_SUCCESS, CERTIFICATE_VERSIONS,
     CERTIFICATES_NOT_SHOWN, CLAIMS, Definition, LEADER, Labels, PROCESS_CPU, PROCESS_FDS, PROCESS_MAX_FDS,
@@ -50,10 +51,9 @@ impl Collector for Scrape {
         let claims = context.world.claims.state();
         one(&mut encoder, &CLAIMS, count(claims.len()))?;
         let leads = context.lease.leads();
-        one(&mut encoder, &LEADER, f64::from(u8::from(leads)))?;
         let mut worked = claims;
         // Whoever stands by sees them too, and would show each twice.
-        worked.retain(|claim| leads && context.world.works(claim));
+        worked.retain(|claim| leads && context.world.is_ours(claim));
         certificates(&mut encoder, worked, &context)?;
         let loads = context.pace.loads();
         let of = |value: fn(&crate::pace::Load) -> f64| {
@@ -139,20 +139,24 @@ impl<'a> Shown<'a> {
 
 /// What can be read whether the operator works or not.
 #[derive(Debug)]
-pub(crate) struct Vitals(Arc<Signs>);
+pub(crate) struct Vitals {
+    signs: Arc<Signs>,
+    lease: Arc<Leadership>,
+}
 
 impl Vitals {
-    /// From these signs of life, and from the kernel.
-    pub(crate) fn of(signs: &Arc<Signs>) -> Box<Self> {
-        Box::new(Self(Arc::clone(signs)))
+    /// From these signs of life, from the lease, which nobody holds before everything is known, and from the kernel.
+    pub(crate) fn of(signs: &Arc<Signs>, lease: &Arc<Leadership>) -> Box<Self> {
+        Box::new(Self { signs: Arc::clone(signs), lease: Arc::clone(lease) })
     }
 }
 
 impl Collector for Vitals {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let ages = self.0.watch_ages();
+        one(&mut encoder, &LEADER, f64::from(u8::from(self.lease.leads())))?;
+        let ages = self.signs.watch_ages();
         gauges(&mut encoder, &WATCH_AGE, ages.iter().map(|(watch, age)| ([*watch], age.as_secs_f64())))?;
-        let queues = self.0.queue_states();
+        let queues = self.signs.queue_states();
         let of = |value: fn(&crate::backlog::State) -> f64| {
             queues.iter().map(move |(controller, state)| ([*controller], value(state)))
         };

@@ -58,6 +58,7 @@ async fn round(wisher: &Wisher, context: &Context) -> Action {
         context.world.note_wants(&wisher.key(), wish.wanted_names());
         planned.note(wisher.uid());
         planned.took(wisher.uid(), begun.elapsed());
+        context.world.taken.leave(wisher.uid());
         return Action::await_change();
     }
     let Deliberation { wish, held, plan } = deliberate(wisher, context);

@@ -113,8 +113,13 @@ impl Wake {
         self.is_roused.store(true, Ordering::SeqCst);
     }
 
+    /// Whether they do.
+    pub(crate) fn is_roused(&self) -> bool {
+        self.is_roused.load(Ordering::SeqCst)
+    }
+
     fn send<K: Named>(&self, queue: &Queue<K>, object: ObjectRef<K>) {
-        if self.is_roused.load(Ordering::SeqCst) {
+        if self.is_roused() {
             queue.send(object);
         }
     }

@@ -330,13 +330,19 @@ impl World {
     /// Whether a KeyVault concerns this operator: of an operator of some namespaces only those that a resource there refers to, or
     /// whose claims it works on. The others are somebody else's to look after.
     pub(crate) fn uses(&self, key_vault: &str) -> bool {
-        self.served.is_none()
-            || self.wishers().any(|wisher| wisher.push().vault_ref.name == key_vault)
-            || self
-                .claims
-                .state()
-                .iter()
-                .any(|claim| claim.spec.key_vault == key_vault && self.serves(&WisherKey::of(claim)))
+        let refers = |wisher: &Wisher| wisher.push().vault_ref.name == key_vault;
+        let is_whole = !self.is_of_a_part();
+        // What nobody uses yet anybody may look after who sees the whole cluster.
+        let is_nobodys = || self.served.is_none() && !self.wishers().any(|wisher| refers(&wisher));
+        is_whole
+            || self.wishers().any(|wisher| refers(&wisher) && self.selects(&wisher))
+            || self.claims.state().iter().any(|claim| claim.spec.key_vault == key_vault && self.works(claim))
+            || is_nobodys()
+    }
+
+    /// Whether there are resources that other installations serve.
+    fn is_of_a_part(&self) -> bool {
+        self.served.is_some() || !self.selector.is_empty()
     }
 
     /// The metadata of a ServiceAccount whose tokens may be asked for.

@@ -177,14 +177,14 @@ async fn remove_from_vault(
     seen: &Releasing,
 ) -> Action {
     let Ok(route) = way else { return Action::requeue(RACE_RETRY) };
+    if let Err(instead) = is_last_word(&claim, context, route).await {
+        return instead;
+    }
     if context.stop.is_cancelled() {
         return Action::await_change();
     }
     if !may_begin(context) {
         return Action::requeue(PLAN_RETRY);
-    }
-    if let Err(instead) = is_last_word(&claim, context, route).await {
-        return instead;
     }
     let announced = Instant::now();
     // With the resourceVersion that was looked at: a claim that was taken back meanwhile is not deleted.

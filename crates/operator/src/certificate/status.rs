@@ -296,7 +296,9 @@ async fn write(
         }
         let api: Api<KeyVaultCertificate> = Api::all(context.client.clone());
         let there = call("a claim", api.get(&claim.name_any())).await?;
-        if there.uid() != claim.uid() {
+        // Another that leads by now may have looked for this very write, and announced one of its own.
+        let is_still_ours = context.lease.leads() && of(&there).in_flight == of(claim).in_flight;
+        if there.uid() != claim.uid() || !is_still_ours {
             break;
         }
         let status = compose(&of(&there));

@@ -48,8 +48,8 @@ pub(crate) async fn acts(
     let mut raced = BTreeSet::new();
     let mut is_unconfirmed = false;
     let mut lost = plan.lost;
-    let share = share::of(wisher, held, plan.acts, context);
-    let takeovers = futures::stream::iter(share.taken)
+    let share = share::of(wisher, held, plan.acts, context).await;
+    let takeovers = futures::stream::iter(share.relabelled)
         .map(|(name, holder)| share::take(name, holder, context))
         .buffer_unordered(AT_A_TIME);
     let mut ends: Vec<_> = takeovers.collect().await;
@@ -59,6 +59,7 @@ pub(crate) async fn acts(
     ends.extend(acts.collect::<Vec<_>>().await);
     for (name, end) in ends {
         match end {
+            Ok(()) if share.taken.contains(&name) => share::took(wisher, &name, context),
             Ok(()) => {}
             Err(Failure::Race) => {
                 raced.insert(name);
@@ -107,6 +108,14 @@ async fn carry_out(
     context: &Context,
 ) -> (ClaimName, Result<(), Failure>) {
     let holder = |name: &ClaimName| held.get(name).map_or("", |claim| claim.owner.uid.as_str());
+    if !context.lease.leads() {
+        // The plan is of a time before: whoever leads has made another.
+        let (ClaimAct::Create(name, _)
+        | ClaimAct::Change(name, _)
+        | ClaimAct::Settle(name, _)
+        | ClaimAct::Release(name, ..)) = act;
+        return (name, Err(Failure::Race));
+    }
     match act {
         ClaimAct::Create(name, wanted) => {
             let end = create(&name, written(wanted), wisher, context).await;

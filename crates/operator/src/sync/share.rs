@@ -18,38 +18,41 @@ use crate::world::installation_of;
 pub(super) struct Share<S> {
     /// The acts that are left.
     pub acts: Vec<ClaimAct<S>>,
-    /// The claims of this resource that another installation is to hear are ours, by the uid of their holder.
-    pub taken: Vec<(ClaimName, String)>,
+    /// Claims that nothing is to be done with but to say that they are ours, by the uid of their holder.
+    pub relabelled: Vec<(ClaimName, String)>,
+    /// Every claim that becomes ours by this plan.
+    pub taken: BTreeSet<ClaimName>,
 }
 
 /// Takes part in what several installations see.
-pub(super) fn of<S>(
+pub(super) async fn of<S>(
     wisher: &Wisher,
     held: &BTreeMap<ClaimName, Held<S>>,
     acts: Vec<ClaimAct<S>>,
     context: &Context,
 ) -> Share<S> {
     let key = wisher.key();
-    let of_others: BTreeMap<&ClaimName, &Held<S>> = held
-        .iter()
-        .filter(|(_, held)| is_of(&key, held))
-        .filter(|(name, _)| {
-            context.world.claim(name.as_str()).is_some_and(|claim| !context.world.is_ours(&claim))
-        })
-        .collect();
-    if of_others.is_empty() {
-        return Share { acts, taken: Vec::new() };
+    let mut taken = BTreeSet::new();
+    let mut left = BTreeSet::new();
+    for name in held.iter().filter(|(_, held)| is_of(&key, held)).map(|(name, _)| name) {
+        let Some(claim) = context.world.claim(name.as_str()).filter(|claim| !context.world.is_ours(claim))
+        else {
+            continue;
+        };
+        if may_take(wisher, &claim, context).await {
+            taken.insert(name.clone());
+        } else {
+            left.insert(name.clone());
+        }
     }
-    let left: BTreeSet<&ClaimName> =
-        of_others.keys().copied().filter(|name| !may_take(wisher, name, context)).collect();
     let acts: Vec<_> = acts.into_iter().filter(|act| !left.contains(name_of(act))).collect();
     let acted: BTreeSet<&ClaimName> = acts.iter().map(name_of).collect();
-    let taken = of_others
+    let relabelled = taken
         .iter()
-        .filter(|(name, _)| !left.contains(*name) && !acted.contains(*name))
-        .map(|(name, held)| ((*name).clone(), held.owner.uid.clone()))
+        .filter(|name| !acted.contains(name))
+        .filter_map(|name| Some((name.clone(), held.get(name)?.owner.uid.clone())))
         .collect();
-    Share { acts, taken }
+    Share { acts, relabelled, taken }
 }
 
 /// Labels a claim as this installation's.
@@ -62,27 +65,35 @@ pub(super) async fn take(
     (name, end)
 }
 
-/// Whether a claim that another installation has is to be taken over; and remembers that it was.
-fn may_take(wisher: &Wisher, name: &ClaimName, context: &Context) -> bool {
-    let Some(claim) = context.world.claim(name.as_str()) else { return true };
-    let (uid, none) = (claim.uid().unwrap_or_default(), Labels::new());
+/// A claim was taken over from another installation.
+pub(super) fn took(wisher: &Wisher, name: &ClaimName, context: &Context) {
+    let Some(claim) = context.world.claim(name.as_str()) else { return };
+    tracing::info!(name = %name, namespace = wisher.namespace(), resource = wisher.name(), "claim taken over from another installation");
+    let none = Labels::new();
     let labels = wisher.labels().unwrap_or(&none);
+    context.world.taken.note(&claim.uid().unwrap_or_default(), wisher.uid(), labels);
+}
+
+/// Whether a claim that another installation has is to be taken over: not if that one lives and took it back before.
+async fn may_take(wisher: &Wisher, claim: &KeyVaultCertificate, context: &Context) -> bool {
+    let (uid, none) = (claim.uid().unwrap_or_default(), Labels::new());
     let taken = &context.world.taken;
-    let installation = installation_of(&claim).unwrap_or_default();
-    if !taken.may_take(&uid, wisher.uid(), labels) {
+    if taken.may_take(&uid, wisher.uid(), wisher.labels().unwrap_or(&none))
+        || is_forsaken(claim, context).await
+    {
+        return true;
+    }
+    if taken.is_news(&uid) {
         tracing::warn!(
-            name = %name,
+            name = claim.name_any(),
             namespace = wisher.namespace(),
             resource = wisher.name(),
-            installation,
+            installation = installation_of(claim).unwrap_or_default(),
             "another installation took a claim back: both select its resource; give them --resource-selector or --watch-namespaces that \
              do not overlap"
         );
-        return false;
     }
-    tracing::info!(name = %name, installation, "claim taken over from another installation");
-    taken.note(&uid, wisher.uid(), labels);
-    true
+    false
 }
 
 fn is_of<S>(key: &WisherKey, held: &Held<S>) -> bool {
@@ -98,8 +109,7 @@ fn name_of<S>(act: &ClaimAct<S>) -> &ClaimName {
     }
 }
 
-/// Whether a claim without an owner, which is labelled as another installation's, may be taken over by this one: nobody leads that
-/// one any more.
+/// Whether nobody leads the installation that a claim is labelled with, or the label names none.
 pub(super) async fn is_forsaken(claim: &KeyVaultCertificate, context: &Context) -> bool {
     match installation_of(claim) {
         None => true,

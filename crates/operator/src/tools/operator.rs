@@ -173,6 +173,10 @@ fn take_over(settings: &mut Settings, running: Settings) {
         ours.service_accounts = its.service_accounts;
     }
     settings.watch_namespaces = running.watch_namespaces;
+    settings.installation = running.installation;
+    if settings.resource_selector.is_none() {
+        settings.resource_selector = running.resource_selector;
+    }
     settings.deletion_effort = running.deletion_effort;
 }
 

@@ -204,6 +204,8 @@ async fn plan(
         lookout.view.world.note_wants(&wisher.key(), names);
     }
     let mut drafts = Vec::new();
+    let (chosen, others): (Vec<_>, Vec<_>) =
+        chosen.into_iter().partition(|wisher| lookout.view.world.selects(wisher));
     for wisher in chosen.into_iter().filter(|wisher| !wisher.is_going()) {
         drafts.push(draft(&mut lookout, &wisher, files.contains(&wisher.key())).await);
     }
@@ -221,7 +223,10 @@ async fn plan(
         .collect()
         .await;
     let resources = drafts.into_iter().map(|draft| draft.with(&forecasts)).collect();
-    Plan::new(resources, forecaster.vaults())
+    let called =
+        |wisher: &Wisher| format!("{}/{}", wisher.kind().as_str(), place(wisher.namespace(), wisher.name()));
+    let not_served = others.iter().map(called).collect();
+    Plan { not_served, ..Plan::new(resources, forecaster.vaults()) }
 }
 
 /// One resource, planned but for what its vault says.
@@ -370,7 +375,7 @@ async fn orphans(view: &View) -> Vec<Draft> {
     let mut by_owner: BTreeMap<WisherKey, Draft> = BTreeMap::new();
     for claim in view.world.claims.state() {
         let owner = WisherKey::of(&claim);
-        if view.world.wisher(&owner).is_some() {
+        if view.world.wisher(&owner).is_some() || !view.world.is_ours(&claim) {
             continue;
         }
         let gone = || Draft { resource: Resource::gone(&owner), claims: Vec::new() };

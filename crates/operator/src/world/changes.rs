@@ -25,7 +25,7 @@ impl World {
                     }
                 }
                 if before.as_ref().is_none_or(|before| is_other_wish(&of(Arc::clone(before)), &now)) {
-                    if self.is_of_some_namespaces() {
+                    if self.is_of_a_part() {
                         // It may be the first that uses its KeyVault here, and was perhaps the last that used another.
                         self.wake.vault(ObjectRef::new(&now.push().vault_ref.name));
                         if let Some(before) = before {
@@ -38,7 +38,7 @@ impl World {
             Change::Gone(gone) => {
                 let gone = of(Arc::clone(gone));
                 let key = gone.key();
-                if self.is_of_some_namespaces() {
+                if self.is_of_a_part() {
                     self.wake.vault(ObjectRef::new(&gone.push().vault_ref.name));
                 }
                 self.planned.forget(gone.uid());
@@ -235,7 +235,10 @@ impl World {
         let claims: Vec<String> =
             self.index().by_source.get(&source).into_iter().flatten().cloned().collect();
         for claim in &claims {
-            if let Some(uid) = self.claim(claim).and_then(|claim| claim.uid()) {
+            // Who stands by pushes nothing: for it a change begins when it leads.
+            if self.wake.is_roused()
+                && let Some(uid) = self.claim(claim).and_then(|claim| claim.uid())
+            {
                 self.rounds.changed(&uid);
             }
             self.wake.claim(ObjectRef::new(claim));

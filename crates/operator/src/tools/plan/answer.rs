@@ -22,6 +22,9 @@ use crate::wisher::{Wisher, WisherKey};
 pub(super) struct Plan {
     pub resources: Vec<Resource>,
     pub vaults: Vec<Vault>,
+    /// Resources that this installation does not serve, as KIND/NAME: another does, or none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_served: Vec<String>,
     /// How many certificates are refused.
     pub refused: usize,
 }
@@ -261,7 +264,7 @@ impl Plan {
             looked_at: problem.is_none(),
             message: problem.map(|problem| problem.message),
         });
-        Self { resources, vaults: vaults.collect(), refused }
+        Self { resources, vaults: vaults.collect(), not_served: Vec::new(), refused }
     }
 
     /// For people.
@@ -270,6 +273,12 @@ impl Plan {
         for resource in &self.resources {
             text.push_str(&resource.text(width));
             text.push('\n');
+        }
+        if !self.not_served.is_empty() {
+            text.push_str(&format!(
+                "not served by this installation (--resource-selector, --watch-namespaces): {}\n",
+                self.not_served.join(", ")
+            ));
         }
         for vault in self.vaults.iter().filter(|vault| !vault.looked_at) {
             let why = vault.message.as_deref().unwrap_or_default();
