@@ -47,6 +47,7 @@ async fn a_clean_stop_hands_the_lead_over_without_waiting_for_the_lease(scene: S
     ensure!(two.calls_of(&SECOND).is_empty(), "a standby calls no vault");
     ensure!(two.first.terminate().await?.success());
     two.led_by(&SECOND).await?;
+    println!("led again {} ms after the lease was given back", two.without_a_leader()?.as_millis());
     let renewed = scene.renew("web-a").await?;
     scene.holds("many", "web-a", &renewed).await?;
     let calls = two.calls_of(&SECOND);
@@ -264,6 +265,15 @@ impl<'a> Two<'a> {
     fn calls_of(&self, pod: &Pod<'_>) -> Vec<Call> {
         let is_its = |call: &Call| call.client_id.as_deref() == Some(pod.client);
         self.scene.calls().into_iter().filter(is_its).collect()
+    }
+
+    /// From giving the lease back to the next one who holds it.
+    fn without_a_leader(&self) -> anyhow::Result<Duration> {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let free =
+            history.iter().position(|edition| edition.holder.is_empty()).context("never given back")?;
+        let next = history[free..].iter().find(|edition| !edition.holder.is_empty());
+        Ok(next.context("nobody took it")?.renewed.saturating_sub(history[free].renewed))
     }
 
     /// Every write began while its sender's lease was to last for the whole of it, and before another's began.
