@@ -33,7 +33,7 @@ pub(crate) enum Standing {
     /// Nothing is known yet, or the API server does not answer.
     Unknown,
     /// Another leads: who. This one stands by.
-    Second(String),
+    Standby(String),
     /// This process leads.
     Leading,
     /// Another leads, and this process did before. It has to end.
@@ -96,7 +96,7 @@ impl Leadership {
             if is_other {
                 match &standing {
                     Standing::Unknown => {}
-                    Standing::Second(leader) => {
+                    Standing::Standby(leader) => {
                         tracing::info!(leader, "standing by: another process leads")
                     }
                     Standing::Leading => tracing::info!("leading"),
@@ -179,7 +179,7 @@ impl Campaign {
                 _ if leadership.standing() == Standing::Lost => return,
                 Some(_) => Standing::Leading,
                 None => match self.candidacy.holder() {
-                    Some(leader) if *leader != self.me => Standing::Second(leader.instance.clone()),
+                    Some(leader) if *leader != self.me => Standing::Standby(leader.instance.clone()),
                     _ => Standing::Unknown,
                 },
             };
