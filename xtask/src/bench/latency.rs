@@ -163,7 +163,7 @@ fn print(rows: &[Row]) {
         (worst_p99, worst_requests) = (worst_p99.max(p99), worst_requests.max(requests.total()));
     }
     println!(
-        "\nAPI requests of a renewal, watches left out, as the API server counts those of the operator:"
+        "\nAPI requests of a renewal, watches and the lease left out, as the API server counts those of the operator:"
     );
     for Row { what, requests, .. } in rows {
         println!("{what:<48} {}", requests.kinds());

@@ -29,8 +29,9 @@ const QUIET: Duration = Duration::from_secs(3);
 const QUIET_LIMIT: Duration = Duration::from_secs(60);
 
 /// Kinds of request: name, verbs, API group, resources. The first that matches counts.
-const KINDS: [(&str, &[&str], &str, &[&str]); 6] = [
+const KINDS: [(&str, &[&str], &str, &[&str]); 7] = [
     ("watch", &["watch"], "*", &["*"]),
+    ("lease", &["*"], "coordination.k8s.io", &["leases"]),
     ("secret-get", &["get"], "", &["secrets"]),
     (
         "claim-write",
@@ -43,10 +44,10 @@ const KINDS: [(&str, &[&str], &str, &[&str]); 6] = [
     ("other", &["*"], "*", &["*"]),
 ];
 
-/// Open streams, each asked for once in some minutes and not because of a renewal.
-const WATCH: &str = "watch";
+/// What is asked for whether or not anything is renewed: open streams, each once in some minutes, and the lease, every five seconds.
+const ALWAYS: [&str; 2] = ["watch", "lease"];
 
-/// Requests of the operator so far, by kind, without watches.
+/// Requests of the operator so far, by kind, without those.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Requests(BTreeMap<&'static str, f64>);
 
@@ -142,7 +143,7 @@ async fn now(stage: &Stage) -> anyhow::Result<Requests> {
         KINDS
             .iter()
             .map(|(kind, ..)| *kind)
-            .filter(|kind| *kind != WATCH)
+            .filter(|kind| !ALWAYS.contains(kind))
             .map(|kind| (kind, of(kind)))
             .collect(),
     ))
