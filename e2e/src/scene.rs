@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::certificates::{Authority, Issued, Leaf};
-use crate::stage::{CLIENT, Stage, TENANT};
+use crate::stage::{CLIENT, SECOND_CLIENT, Stage, TENANT};
 use crate::wait::{self, Seen};
 
 pub use sight::{claim_ready, ders, imports, note, ready, row, says, thumbprint, writes};
@@ -144,6 +144,16 @@ impl Scene {
             "grants": [self.grant(&["*"])],
             "resyncInterval": "24h",
         })
+    }
+
+    /// Makes our KeyVault, which each pod opens as the application of its own, the first or the second.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn open_to_two(&self) -> anyhow::Result<()> {
+        self.stage.trust(SECOND_CLIENT);
+        self.emulator().allow(&self.host(), SECOND_CLIENT, Permissions::certificates_officer());
+        self.key_vault(self.name(), self.open_to_us()).await.map(drop)
     }
 
     /// The same, and any certificate that is there may be adopted.

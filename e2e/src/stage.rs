@@ -50,6 +50,9 @@ const LOG_FILTER: &str = "debug,keyvault_sync=trace";
 /// The name of the role for other ServiceAccounts' tokens, and of its binding.
 pub const IDENTITIES: &str = "keyvault-sync-identities";
 
+/// Another application that the operator may act as, where two run side by side.
+pub const SECOND_CLIENT: &str = "5d0e7a52-6c34-4a8b-9d17-3b0f2c9e8a76";
+
 /// A pod that an operator runs in.
 #[derive(Clone, Copy, Debug)]
 pub struct Pod<'a> {

@@ -306,13 +306,7 @@ async fn a_plan_without_the_vault_goes_by_what_is_recorded_and_says_so(scene: Sc
     ensure!(scene.emulator().calls(&scene.host()).len() == calls, "--offline made a call");
 
     // From where the tool runs, the firewall lets nobody in; a file asks for something else.
-    let fault = Fault::new(Effect::Status {
-        status: 403,
-        code: "Forbidden".into(),
-        inner: Some("ForbiddenByFirewall".into()),
-        message: None,
-        retry_after: None,
-    });
+    let fault = Fault::new(Effect::forbidden("ForbiddenByFirewall"));
     let fault = scene.emulator().inject(fault.host(&scene.host()));
     let more = document(
         &scene,
@@ -476,13 +470,7 @@ async fn a_check_finds_what_stands_in_the_way_and_names_it(scene: Scene) -> anyh
     fails_at(&answer, "get", &["Key Vault Certificates Officer"])?;
     scene.emulator().allow(&scene.host(), CLIENT, Permissions::certificates_officer());
 
-    let fault = Fault::new(Effect::Status {
-        status: 403,
-        code: "Forbidden".into(),
-        inner: Some("ForbiddenByFirewall".into()),
-        message: None,
-        retry_after: None,
-    });
+    let fault = Fault::new(Effect::forbidden("ForbiddenByFirewall"));
     let fault = scene.emulator().inject(fault.host(&scene.host()));
     fails_at(&check(&scene, scene.name(), &settings).await?.0, "firewall and tenant", &["firewall"])?;
     scene.emulator().clear_fault(fault);

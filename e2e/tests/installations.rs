@@ -2,13 +2,13 @@
 //! and nothing is lost or made twice when a resource moves or an installation goes. Each test has operators of its own.
 
 use anyhow::{Context, ensure};
-use keyvault_emulator::{Call, Permissions};
+use keyvault_emulator::Call;
 use keyvault_sync_api::KeyVaultCertificate;
 use keyvault_sync_api::constants::INSTALLATION_LABEL;
 use keyvault_sync_e2e::Scene;
 use keyvault_sync_e2e::operator::Operator;
 use keyvault_sync_e2e::scene::{thumbprint, writes};
-use keyvault_sync_e2e::stage::{CLIENT, Pod};
+use keyvault_sync_e2e::stage::{CLIENT, Pod, SECOND_CLIENT};
 use keyvault_sync_e2e::wait::{self, Seen};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
@@ -24,8 +24,7 @@ keyvault_sync_e2e::promises!(OneByOne:
 );
 
 const ONE: Pod<'_> = Pod { name: "pod-one", client: CLIENT, api_server: None };
-const TWO: Pod<'_> =
-    Pod { name: "pod-two", client: "5d0e7a52-6c34-4a8b-9d17-3b0f2c9e8a76", api_server: None };
+const TWO: Pod<'_> = Pod { name: "pod-two", client: SECOND_CLIENT, api_server: None };
 
 async fn each_installation_serves_what_it_selects_and_one_writes_the_status_of_a_vault(
     scene: Scene,
@@ -148,7 +147,7 @@ async fn what_an_installation_that_is_gone_leaves_is_taken_over(scene: Scene) ->
 }
 
 async fn two_installations_that_select_the_same_do_not_take_turns(scene: Scene) -> anyhow::Result<()> {
-    open(&scene).await?;
+    scene.open_to_two().await?;
     let one = installation(&scene, &ONE, "one", None).await?;
     let two = installation(&scene, &TWO, "two", None).await?;
     push(&scene, "web", "web-a").await?;
@@ -170,16 +169,10 @@ async fn two_installations_that_select_the_same_do_not_take_turns(scene: Scene) 
 
 /// Two installations that share the work by the label `shard`, and a KeyVault for both.
 async fn both(scene: &Scene) -> anyhow::Result<(Operator, Operator)> {
-    open(scene).await?;
+    scene.open_to_two().await?;
     let one = installation(scene, &ONE, "one", Some("shard=one")).await?;
     let two = installation(scene, &TWO, "two", Some("shard=two")).await?;
     Ok((one, two))
-}
-
-async fn open(scene: &Scene) -> anyhow::Result<()> {
-    scene.stage().trust(TWO.client);
-    scene.emulator().allow(&scene.host(), TWO.client, Permissions::certificates_officer());
-    scene.key_vault(scene.name(), scene.open_to_us()).await.map(drop)
 }
 
 async fn installation(

@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
-use keyvault_emulator::{Call, Effect, Fault, Operation, Permissions};
+use keyvault_emulator::{Call, Effect, Fault, Operation};
 use keyvault_sync_api::KeyVaultCertificate;
 use keyvault_sync_e2e::Scene;
 use keyvault_sync_e2e::operator::Operator;
 use keyvault_sync_e2e::relay::Relay;
 use keyvault_sync_e2e::scene::writes;
-use keyvault_sync_e2e::stage::{CLIENT, OPERATOR, Pod};
+use keyvault_sync_e2e::stage::{CLIENT, OPERATOR, Pod, SECOND_CLIENT};
 use keyvault_sync_e2e::wait::{self, Seen};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -32,8 +32,7 @@ keyvault_sync_e2e::promises!(OneByOne:
 );
 
 const FIRST: Pod<'_> = Pod { name: "pod-a", client: CLIENT, api_server: None };
-const SECOND: Pod<'_> =
-    Pod { name: "pod-b", client: "5d0e7a52-6c34-4a8b-9d17-3b0f2c9e8a76", api_server: None };
+const SECOND: Pod<'_> = Pod { name: "pod-b", client: SECOND_CLIENT, api_server: None };
 /// As short as it may be.
 const LEASE: &str = "--lease-duration=20s";
 
@@ -87,7 +86,7 @@ async fn a_container_that_is_started_again_does_not_wait_for_its_own_lease(
 ) -> anyhow::Result<()> {
     const LONG: &str = "--lease-duration=5m";
     let first = scene.stage().pod(&FIRST, &[LONG]).await?;
-    open(&scene).await?;
+    scene.open_to_two().await?;
     scene.renew("web-tls").await?;
     scene.sync_of("web", &["web-tls"]).await?;
     scene.synced("web", "1/1").await?;
@@ -216,9 +215,7 @@ impl<'a> Two<'a> {
     async fn with(scene: &'a Scene, first: Pod<'_>, lease: &str) -> anyhow::Result<Two<'a>> {
         let history = Arc::default();
         let watching = tokio::spawn(record(leases(scene), Arc::clone(&history)));
-        scene.stage().trust(SECOND.client);
-        scene.emulator().allow(&scene.host(), SECOND.client, Permissions::certificates_officer());
-        open(scene).await?;
+        scene.open_to_two().await?;
         let first = scene.stage().pod(&first, &[lease]).await?;
         held_by(scene, &FIRST).await?;
         let second = scene.stage().pod(&SECOND, &[lease]).await?;
@@ -340,11 +337,6 @@ fn read(lease: &Lease) -> Option<Edition> {
 
 fn leases(scene: &Scene) -> Api<Lease> {
     Api::namespaced(scene.stage().client().clone(), OPERATOR)
-}
-
-/// A KeyVault that each pod opens as the application of its own.
-async fn open(scene: &Scene) -> anyhow::Result<()> {
-    scene.key_vault(scene.name(), scene.open_to_us()).await.map(drop)
 }
 
 async fn held_by(scene: &Scene, pod: &Pod<'_>) -> anyhow::Result<()> {

@@ -170,6 +170,18 @@ pub enum ClaimAct<S> {
     Release(ClaimName, ReleaseWhy, Confirm),
 }
 
+impl<S> ClaimAct<S> {
+    /// The claim it is about.
+    pub fn name(&self) -> &ClaimName {
+        match self {
+            ClaimAct::Create(name, _)
+            | ClaimAct::Change(name, _)
+            | ClaimAct::Settle(name, _)
+            | ClaimAct::Release(name, ..) => name,
+        }
+    }
+}
+
 /// What of a wish bears on giving up claims.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {

@@ -3,6 +3,7 @@
 
 use keyvault_sync_api::{ClaimOwner as ApiOwner, KeyVaultCertificate, OwnerKind as ApiKind};
 use keyvault_sync_core::claims::ClaimOwner;
+use keyvault_sync_core::names::{CertificateName, ClaimName, Cloud, VaultHost};
 use keyvault_sync_core::ownership::OwnerKind;
 
 /// The kind, in core's word.
@@ -11,6 +12,13 @@ pub(crate) fn kind(kind: ApiKind) -> OwnerKind {
         ApiKind::KeyVaultSync => OwnerKind::KeyVaultSync,
         ApiKind::ClusterKeyVaultSync => OwnerKind::ClusterKeyVaultSync,
     }
+}
+
+/// The name of a claim, from what it says; `None`: it names no certificate or no vault of these clouds.
+pub(crate) fn claim_name(claim: &KeyVaultCertificate, clouds: &[Cloud]) -> Option<ClaimName> {
+    let certificate = CertificateName::parse(&claim.spec.certificate_name).ok()?;
+    let host = VaultHost::from_host(&claim.spec.vault_host, clouds).ok()?;
+    Some(ClaimName::new(&certificate, &host))
 }
 
 /// The holder of a claim.

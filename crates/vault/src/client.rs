@@ -49,7 +49,7 @@ const WRITE_TIME_LIMIT: Duration = Duration::from_secs(WRITE_TIME_LIMIT_SECS.uns
 const APPLICATION_ID: &str = "keyvault-sync";
 
 /// The certificate that is read to see whether a vault can be read: nobody has it, and the vault's log says who asked.
-const CONTACT_NAME: &str = "keyvault-sync-contact";
+pub const CONTACT_NAME: &str = "keyvault-sync-contact";
 
 /// The answer to a refusal of a name that is not there; of a version that is not there, too.
 const CERTIFICATE_NOT_FOUND: &str = "CertificateNotFound";

@@ -23,7 +23,7 @@ mod reader;
 mod token_failure;
 mod transport;
 
-pub use client::{Listing, Stage, VaultClient};
+pub use client::{CONTACT_NAME, Listing, Stage, VaultClient};
 pub use error::{Landed, VaultError};
 pub use fence::Fence;
 pub use guidance::who;

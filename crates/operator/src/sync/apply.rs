@@ -110,11 +110,7 @@ async fn carry_out(
     let holder = |name: &ClaimName| held.get(name).map_or("", |claim| claim.owner.uid.as_str());
     if !context.lease.leads() {
         // The plan is of a time before: whoever leads has made another.
-        let (ClaimAct::Create(name, _)
-        | ClaimAct::Change(name, _)
-        | ClaimAct::Settle(name, _)
-        | ClaimAct::Release(name, ..)) = act;
-        return (name, Err(Failure::Race));
+        return (act.name().clone(), Err(Failure::Race));
     }
     match act {
         ClaimAct::Create(name, wanted) => {

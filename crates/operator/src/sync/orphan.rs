@@ -9,7 +9,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keyvault_sync_api::{ClusterKeyVaultSync, KeyVaultCertificate, KeyVaultSync};
 use keyvault_sync_core::claims::ReleaseWhy;
-use keyvault_sync_core::names::{CertificateName, ClaimName, VaultHost};
+use keyvault_sync_core::names::ClaimName;
 use keyvault_sync_core::ownership::OwnerKind;
 use keyvault_sync_core::push::OwnerState;
 use kube::runtime::controller::Action;
@@ -51,17 +51,13 @@ pub(crate) async fn reconcile(
         context.world.wake.sync(owner);
         return Ok(Action::await_change());
     }
-    let clouds = context.settings.allowed_clouds();
-    let name = CertificateName::parse(&claim.spec.certificate_name).ok();
-    let Some((certificate, host)) = name.zip(VaultHost::from_host(&claim.spec.vault_host, &clouds).ok())
-    else {
+    let Some(name) = crate::owner::claim_name(&claim, &context.settings.allowed_clouds()) else {
         tracing::warn!(
             name = claim.name_any(),
             "a claim without an owner names no vault that is allowed here: it stays"
         );
         return Ok(Action::await_change());
     };
-    let name = ClaimName::new(&certificate, &host);
     let made = claim.creation_timestamp();
     match state(owner.kind, &owner.namespace, &owner.name, &name, made.as_ref(), &context).await {
         OwnerState::Wants | OwnerState::Elsewhere | OwnerState::Unclear => Ok(Action::requeue(RETRY)),
@@ -85,13 +81,9 @@ async fn of_another(claim: &KeyVaultCertificate, context: &Context) -> Action {
     if !share::is_forsaken(claim, context).await {
         return Action::requeue(RETRY);
     }
-    let clouds = context.settings.allowed_clouds();
-    let name = CertificateName::parse(&claim.spec.certificate_name).ok();
-    let Some((certificate, host)) = name.zip(VaultHost::from_host(&claim.spec.vault_host, &clouds).ok())
-    else {
+    let Some(name) = crate::owner::claim_name(claim, &context.settings.allowed_clouds()) else {
         return Action::await_change();
     };
-    let name = ClaimName::new(&certificate, &host);
     tracing::info!(name = %name, "claim without an owner taken over from an installation that is gone");
     match share::take(name, claim.spec.owner.uid.clone(), context).await {
         // Its new label wakes whoever works on it.

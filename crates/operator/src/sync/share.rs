@@ -11,7 +11,7 @@ use kube::ResourceExt;
 
 use super::apply::{Failure, change};
 use crate::context::Context;
-use crate::wisher::{Wisher, WisherKey};
+use crate::wisher::Wisher;
 use crate::world::installation_of;
 
 /// What of a plan may be carried out here, and which claims only need another label.
@@ -31,10 +31,10 @@ pub(super) async fn of<S>(
     acts: Vec<ClaimAct<S>>,
     context: &Context,
 ) -> Share<S> {
-    let key = wisher.key();
+    let owner = wisher.owner();
     let mut taken = BTreeSet::new();
     let mut left = BTreeSet::new();
-    for name in held.iter().filter(|(_, held)| is_of(&key, held)).map(|(name, _)| name) {
+    for name in held.iter().filter(|(_, held)| held.owner.is_same_resource(&owner)).map(|(name, _)| name) {
         let Some(claim) = context.world.claim(name.as_str()).filter(|claim| !context.world.is_ours(claim))
         else {
             continue;
@@ -45,8 +45,8 @@ pub(super) async fn of<S>(
             left.insert(name.clone());
         }
     }
-    let acts: Vec<_> = acts.into_iter().filter(|act| !left.contains(name_of(act))).collect();
-    let acted: BTreeSet<&ClaimName> = acts.iter().map(name_of).collect();
+    let acts: Vec<_> = acts.into_iter().filter(|act| !left.contains(act.name())).collect();
+    let acted: BTreeSet<&ClaimName> = acts.iter().map(ClaimAct::name).collect();
     let relabelled = taken
         .iter()
         .filter(|name| !acted.contains(name))
@@ -94,19 +94,6 @@ async fn may_take(wisher: &Wisher, claim: &KeyVaultCertificate, context: &Contex
         );
     }
     false
-}
-
-fn is_of<S>(key: &WisherKey, held: &Held<S>) -> bool {
-    held.owner.kind == key.kind && held.owner.namespace == key.namespace && held.owner.name == key.name
-}
-
-fn name_of<S>(act: &ClaimAct<S>) -> &ClaimName {
-    match act {
-        ClaimAct::Create(name, _)
-        | ClaimAct::Change(name, _)
-        | ClaimAct::Settle(name, _)
-        | ClaimAct::Release(name, ..) => name,
-    }
 }
 
 /// Whether nobody leads the installation that a claim is labelled with, or the label names none.

@@ -9,7 +9,7 @@ use keyvault_sync_api::conditions::{self, READY};
 use keyvault_sync_api::{KeyVault, KeyVaultCertificate};
 use keyvault_sync_core::names::{CertificateName, VaultHost};
 use keyvault_sync_core::reason::{Problem, Reason};
-use keyvault_sync_vault::{Stage, VaultError, VaultReader, who};
+use keyvault_sync_vault::{CONTACT_NAME, Stage, VaultError, VaultReader, who};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use serde::Serialize;
@@ -22,8 +22,6 @@ use super::{Form, Found, print, print_json};
 use crate::keyvault;
 use crate::kubernetes::call;
 
-/// A name that nobody has: that it is not found is the answer that is hoped for.
-const NOBODYS_NAME: &str = "keyvault-sync-contact";
 /// The vault takes the token, and answers this address.
 const LETS_IN: &str = "firewall and tenant";
 /// Of what the operator writes day by day.
@@ -226,7 +224,7 @@ impl Answer {
         }
         let listed = reader.list(PAGES).await.map(drop);
         self.permission("list", "certificates may be listed: comparisons are made page by page", listed);
-        if let Ok(name) = CertificateName::parse(NOBODYS_NAME) {
+        if let Ok(name) = CertificateName::parse(CONTACT_NAME) {
             let found = reader.deleted(&name).await.map(drop);
             self.permission("get deleted", "soft-deleted certificates may be looked for", found);
         }

@@ -13,7 +13,7 @@ use clap::Args;
 use futures::StreamExt;
 use keyvault_sync_api::{KeyVaultCertificate, KeyVaultCertificateSpec};
 use keyvault_sync_core::claims::{ClaimAct, HeldSource, ReleaseWhy};
-use keyvault_sync_core::names::{CertificateName, ClaimName, VaultHost};
+use keyvault_sync_core::names::ClaimName;
 use keyvault_sync_core::ownership::OwnerKind;
 use keyvault_sync_core::push::OwnerState;
 use kube::ResourceExt;
@@ -385,10 +385,7 @@ async fn orphans(view: &View) -> Vec<Draft> {
             draft.claims.push(settled_long_ago(KeyVaultCertificate::clone(&claim)));
             continue;
         }
-        let certificate = CertificateName::parse(&claim.spec.certificate_name).ok();
-        let name = certificate
-            .zip(VaultHost::from_host(&claim.spec.vault_host, &clouds).ok())
-            .map(|(certificate, host)| ClaimName::new(&certificate, &host));
+        let name = crate::owner::claim_name(&claim, &clouds);
         let state = match &name {
             Some(name) => {
                 let made = claim.creation_timestamp();

@@ -7,7 +7,9 @@ use clap::Args;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use keyvault_sync_api::conditions::{self, READY, STALLED};
-use keyvault_sync_api::{ClusterKeyVaultSync, KeyVault, KeyVaultCertificate, KeyVaultSync};
+use keyvault_sync_api::{
+    ClusterKeyVaultSync, KeyVault, KeyVaultCertificate, KeyVaultSync, KeyVaultSyncStatus,
+};
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
@@ -91,28 +93,12 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Found> {
         line("KeyVault", vault, conditions, None)
     });
     seen.lines.extend(vaults);
-    let of_sync = |sync: &KeyVaultSync| {
-        let status = sync.status.as_ref();
-        line(
-            "KeyVaultSync",
-            sync,
-            status.map(|status| status.conditions.as_slice()),
-            status.and_then(|status| status.next_expiry.as_ref()),
-        )
-    };
-    seen.lines.extend(syncs.iter().map(of_sync));
+    seen.lines.extend(syncs.iter().map(|sync| wish_line("KeyVaultSync", sync, sync.status.as_ref())));
     if namespace.is_none() {
         let syncs = Api::<ClusterKeyVaultSync>::all(connection.client.clone());
         let syncs = seen.of(&connection, syncs, "ClusterKeyVaultSync").await?;
-        seen.lines.extend(syncs.iter().map(|sync| {
-            let status = sync.status.as_ref();
-            line(
-                "ClusterKeyVaultSync",
-                sync,
-                status.map(|status| status.conditions.as_slice()),
-                status.and_then(|status| status.next_expiry.as_ref()),
-            )
-        }));
+        let line = |sync: &ClusterKeyVaultSync| wish_line("ClusterKeyVaultSync", sync, sync.status.as_ref());
+        seen.lines.extend(syncs.iter().map(line));
     }
     let claims = Api::<KeyVaultCertificate>::all(connection.client.clone());
     let claims = seen.of(&connection, claims, "KeyVaultCertificate").await?;
@@ -166,6 +152,12 @@ impl Seen {
         self.not_seen.push(NotSeen { kind, message });
         Ok(Vec::new())
     }
+}
+
+/// One wish, over namespaces or not.
+fn wish_line<K: Resource>(kind: &'static str, wish: &K, status: Option<&KeyVaultSyncStatus>) -> Line {
+    let conditions = status.map(|status| status.conditions.as_slice());
+    line(kind, wish, conditions, status.and_then(|status| status.next_expiry.as_ref()))
 }
 
 fn line<K: Resource>(
