@@ -215,15 +215,17 @@ pub async fn release_binary() -> anyhow::Result<PathBuf> {
 async fn named_or_built(profile: &'static [&'static str]) -> anyhow::Result<PathBuf> {
     match std::env::var_os(BINARY_VARIABLE) {
         Some(path) => Ok(PathBuf::from(path)),
-        None => tokio::task::spawn_blocking(|| build(profile)).await?,
+        None => tokio::task::spawn_blocking(|| build(profile, &[])).await?,
     }
 }
 
-fn build(profile: &[&str]) -> anyhow::Result<PathBuf> {
+/// Builds the operator with these arguments of `cargo build` and this environment, and says where it is.
+pub(crate) fn build(arguments: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["build", "--package=keyvault-sync", "--bin=keyvault-sync"])
-        .args(profile)
+        .args(arguments)
+        .envs(environment.iter().copied())
         .arg("--message-format=json-render-diagnostics")
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .stderr(Stdio::inherit())

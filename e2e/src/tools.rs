@@ -188,10 +188,10 @@ fn find(release: &Release, assets: Option<&Path>, cache: &Path) -> anyhow::Resul
 }
 
 /// Two test processes that start together must not build twice. The kernel drops the lock with the process.
-fn lock(path: &Path) -> anyhow::Result<File> {
+pub(crate) fn lock(path: &Path) -> anyhow::Result<File> {
     let file = File::create(path).with_context(|| format!("cannot open {}", path.display()))?;
     if file.try_lock().is_err() {
-        say("another process builds the Kubernetes programs: waiting for it");
+        say("another process makes the same programs ready: waiting for it");
         file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     }
     Ok(file)

@@ -1,0 +1,168 @@
+//! The operator's image, made from the Dockerfile's runtime stage as a Docker engine makes it. The program comes from this workspace
+//! instead of the stage that compiles it: no registry of base images is needed, and what was compiled before stays.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::debian::Debian;
+use crate::operator;
+use crate::process::Process;
+
+/// How the image is called, on the node too.
+pub const NAME: &str = "keyvault-sync:test";
+/// The image that stands for the Dockerfile's stage `build`.
+const PROGRAM: &str = "keyvault-sync-program:test";
+/// As in the Dockerfile, which a test compares.
+const RUSTFLAGS: &str = "-C target-feature=+crt-static";
+
+const ENGINE_LIMIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
+
+/// An image, as `docker save` writes it.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The archive.
+    pub archive: PathBuf,
+    /// Bytes of the archive as registries keep it, compressed by gzip.
+    pub compressed_bytes: u64,
+}
+
+/// Compiles the operator as it is released, statically linked; builds the image in `folder`, which keeps the archive.
+///
+/// # Errors
+/// Not root, no Debian packages, or a step fails; the end of its output is in the message.
+pub fn build(folder: &Path, debian: &Debian) -> anyhow::Result<Image> {
+    println!("compiling the operator as it is released");
+    let program =
+        operator::build(&["--locked", "--release", "--target=host-tuple"], &[("RUSTFLAGS", RUSTFLAGS)])?;
+    println!("building the image from the Dockerfile");
+    let engine = Engine::start(folder, debian)?;
+    let stage = folder.join("stage");
+    fs::create_dir_all(&stage)?;
+    fs::copy(&program, stage.join("keyvault-sync")).context("cannot copy the operator")?;
+    let layer = folder.join("program.tar");
+    run(Command::new("tar").arg("-C").arg(&stage).arg("-cf").arg(&layer).arg("keyvault-sync"))?;
+    run(engine.docker()?.arg("import").arg(&layer).arg(PROGRAM))?;
+    run(engine
+        .docker()?
+        // BuildKit makes the stages that the asked one needs, and no others.
+        .env("DOCKER_BUILDKIT", "1")
+        .args(["build", "--progress=plain", "--network=none", "--target=runtime"])
+        .args(["--build-arg", &format!("PROGRAM={PROGRAM}"), "--tag", NAME, "--file"])
+        .arg(repository().join("Dockerfile"))
+        // Nothing is taken from the sources.
+        .arg(&stage))?;
+    let archive = folder.join("image.tar");
+    run(engine.docker()?.arg("save").arg("--output").arg(&archive).arg(NAME))?;
+    let compressed_bytes = compressed_bytes(&archive)?;
+    Ok(Image { archive, compressed_bytes })
+}
+
+/// A Docker engine of our own. It sees its own processes and mounts only, which end with it.
+struct Engine {
+    debian: Debian,
+    folder: PathBuf,
+    daemon: Process,
+}
+
+impl Engine {
+    fn start(folder: &Path, debian: &Debian) -> anyhow::Result<Engine> {
+        ensure!(rustix::process::geteuid().is_root(), "building an image needs root: run it with sudo");
+        let folder = folder.join("docker");
+        fs::create_dir_all(&folder)?;
+        let daemon = debian.command("dockerd")?;
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .arg(daemon.get_program());
+        for (name, value) in daemon.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        for (option, name) in
+            [("data-root", "data"), ("exec-root", "exec"), ("pidfile", "pid"), ("config-file", "none.json")]
+        {
+            command.arg(format!("--{option}={}", folder.join(name).display()));
+        }
+        // The machine's network stays as it is.
+        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        command.arg(format!("--host=unix://{}", socket(&folder).display()));
+        fs::write(folder.join("none.json"), "{}")?;
+        let daemon = Process::spawn("dockerd", &command, &folder.join("dockerd.log"))?;
+        let engine = Engine { debian: debian.clone(), folder, daemon };
+        engine.wait()?;
+        Ok(engine)
+    }
+
+    fn wait(&self) -> anyhow::Result<()> {
+        let end = Instant::now() + ENGINE_LIMIT;
+        loop {
+            let mut version = self.docker()?;
+            version.arg("version").stdout(Stdio::null()).stderr(Stdio::null());
+            if version.status()?.success() {
+                return Ok(());
+            }
+            if self.daemon.exited().is_some() || Instant::now() > end {
+                bail!("dockerd does not serve; the end of its log:\n{}", self.daemon.log_tail(20));
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn docker(&self) -> anyhow::Result<Command> {
+        let mut docker = self.debian.command("docker")?;
+        docker.arg(format!("--host=unix://{}", socket(&self.folder).display()));
+        // The user's own settings and credentials are not its business.
+        docker.env("DOCKER_CONFIG", &self.folder).env_remove("DOCKER_CONTEXT");
+        Ok(docker)
+    }
+}
+
+fn socket(folder: &Path) -> PathBuf {
+    folder.join("docker.sock")
+}
+
+/// What `gzip` makes of it, at the level that Docker takes too.
+fn compressed_bytes(archive: &Path) -> anyhow::Result<u64> {
+    let output = Command::new("gzip").arg("--stdout").arg(archive).output().context("cannot start gzip")?;
+    ensure!(output.status.success(), "gzip failed ({})", output.status);
+    Ok(u64::try_from(output.stdout.len())?)
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let name =
+        Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {name}"))?;
+    ensure!(
+        output.status.success(),
+        "{name} failed ({}):\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_compiled_as_the_dockerfile_does() {
+        let dockerfile = fs::read_to_string(repository().join("Dockerfile")).unwrap();
+        for part in [
+            format!("ENV RUSTFLAGS=\"{RUSTFLAGS}\"\n"),
+            "cargo auditable build --locked --release --target host-tuple --package keyvault-sync "
+                .to_owned(),
+        ] {
+            assert!(dockerfile.contains(&part), "the Dockerfile lacks {part:?}");
+        }
+    }
+}
