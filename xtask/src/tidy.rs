@@ -79,6 +79,7 @@ const CHECKS: &[Check] = &[
         run: monitoring,
     },
     Check { promise: "links between documents lead somewhere", run: links },
+    Check { promise: "program, chart and image are of one version", run: versions },
 ];
 
 /// Runs every check and prints what it found.
@@ -129,6 +130,26 @@ impl Source {
     fn statements(&self) -> impl Iterator<Item = (usize, &str)> {
         self.code().filter(|(_, line)| !line.trim_start().starts_with("//"))
     }
+}
+
+/// The version stands in three files, none of which can read another's.
+fn versions(sources: &[Source]) -> anyhow::Result<Vec<String>> {
+    let ours = env!("CARGO_PKG_VERSION");
+    let places = [
+        ("charts/keyvault-sync/Chart.yaml", "version: "),
+        ("charts/keyvault-sync/Chart.yaml", "appVersion: "),
+        ("Dockerfile", "ARG VERSION="),
+    ];
+    let mut findings = Vec::new();
+    for (path, key) in places {
+        let source =
+            sources.iter().find(|source| source.path == path).with_context(|| format!("no {path}"))?;
+        let found = source.text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+        if found.trim_matches('"') != ours {
+            findings.push(format!("{path}: `{key}{found}`, but Cargo.toml says {ours}: make them equal"));
+        }
+    }
+    Ok(findings)
 }
 
 fn core_dependencies(_: &[Source]) -> anyhow::Result<Vec<String>> {
