@@ -1,17 +1,15 @@
-//! The programs of a Kubernetes control plane: found where `KUBEBUILDER_ASSETS` points, else built once from a pinned Go module,
-//! `e2e/tools/kubernetes` or `kubernetes-oldest`, and kept outside `target/`. Running them is `cluster`'s work.
+//! The programs that tests and demo run beside us: Kubernetes, found where `KUBEBUILDER_ASSETS` points or built from the pinned Go
+//! modules `e2e/tools/kubernetes` and `kubernetes-oldest`; Helm and kubeconform. Running them is the work of others.
+
+mod go_module;
 
 use std::env;
-use std::fs::{self, File};
-use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail, ensure};
-use sha2::{Digest, Sha256};
+use anyhow::{Context, ensure};
 
-use crate::process::Process;
+pub(crate) use self::go_module::lock;
+use self::go_module::{GoModule, Program};
 
 /// Which Kubernetes is run: `newest`, which it is without this, or `oldest`, the oldest that is supported.
 pub const RELEASE_VARIABLE: &str = "KEYVAULT_SYNC_TEST_KUBERNETES";
@@ -20,38 +18,43 @@ pub const RELEASE_VARIABLE: &str = "KEYVAULT_SYNC_TEST_KUBERNETES";
 #[derive(Clone, Copy, Debug)]
 pub struct Release {
     name: &'static str,
-    go_mod: &'static str,
-    go_sum: &'static str,
-    folder: &'static str,
+    module: GoModule,
+}
+
+macro_rules! pinned {
+    ($folder:literal, $title:literal, $pinned:literal, $flags:expr) => {
+        GoModule {
+            title: $title,
+            pinned: $pinned,
+            go_mod: include_str!(concat!("../tools/", $folder, "/go.mod")),
+            go_sum: include_str!(concat!("../tools/", $folder, "/go.sum")),
+            folder: concat!(env!("CARGO_MANIFEST_DIR"), "/tools/", $folder),
+            linker_flags: $flags,
+        }
+    };
 }
 
 /// What is run unless somebody asks for another.
 pub const NEWEST: Release = Release {
     name: "newest",
-    go_mod: include_str!("../tools/kubernetes/go.mod"),
-    go_sum: include_str!("../tools/kubernetes/go.sum"),
-    folder: concat!(env!("CARGO_MANIFEST_DIR"), "/tools/kubernetes"),
+    module: pinned!("kubernetes", "Kubernetes", "k8s.io/kubernetes", kubernetes_version),
 };
 
 /// The oldest that is supported.
 pub const OLDEST: Release = Release {
     name: "oldest",
-    go_mod: include_str!("../tools/kubernetes-oldest/go.mod"),
-    go_sum: include_str!("../tools/kubernetes-oldest/go.sum"),
-    folder: concat!(env!("CARGO_MANIFEST_DIR"), "/tools/kubernetes-oldest"),
+    module: pinned!("kubernetes-oldest", "Kubernetes", "k8s.io/kubernetes", kubernetes_version),
 };
 
-/// Bytes of the SHA-256 of go.mod and go.sum in the cache folder's name: enough to tell a few dozen versions apart.
-const HASH_BYTES: usize = 6;
+const HELM: GoModule = pinned!("helm", "Helm", "helm.sh/helm/v4", |version| {
+    format!("-X helm.sh/helm/v4/internal/version.version={version}")
+});
+const KUBECONFORM: GoModule =
+    pinned!("kubeconform", "kubeconform", "github.com/yannh/kubeconform", |version| {
+        format!("-X main.version={version}")
+    });
 
-/// Two cold cores need four minutes for the slowest program; a machine that needs ten times that is stuck.
-const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
-
-/// How often a build says that it goes on: on a terminal the line is rewritten, in a log each time is a line.
-const PROGRESS_TERMINAL: Duration = Duration::from_secs(1);
-const PROGRESS_LOG: Duration = Duration::from_secs(30);
-
-/// The four programs, ready to run.
+/// The four programs of a control plane, ready to run.
 #[derive(Clone, Debug)]
 pub struct Tools {
     /// `etcd`
@@ -64,12 +67,25 @@ pub struct Tools {
     pub kubectl: PathBuf,
 }
 
-/// Program, and the Go package it is built from. The order is that of need: who waits sees the long one early.
-const PROGRAMS: [(&str, &str); 4] = [
-    ("etcd", "go.etcd.io/etcd/server/v3"),
-    ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
-    ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
-    ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+/// What a cluster with nodes needs beside `Tools`.
+#[derive(Clone, Debug)]
+pub struct NodeTools {
+    /// `kubelet`
+    pub kubelet: PathBuf,
+    /// `kube-scheduler`
+    pub kube_scheduler: PathBuf,
+}
+
+/// The order is that of need: who waits sees the long one early.
+const CONTROL_PLANE: [Program; 4] = [
+    Program { name: "etcd", package: "go.etcd.io/etcd/server/v3" },
+    Program { name: "kube-apiserver", package: "k8s.io/kubernetes/cmd/kube-apiserver" },
+    Program { name: "kube-controller-manager", package: "k8s.io/kubernetes/cmd/kube-controller-manager" },
+    Program { name: "kubectl", package: "k8s.io/kubernetes/cmd/kubectl" },
+];
+const NODE: [Program; 2] = [
+    Program { name: "kubelet", package: "k8s.io/kubernetes/cmd/kubelet" },
+    Program { name: "kube-scheduler", package: "k8s.io/kubernetes/cmd/kube-scheduler" },
 ];
 
 /// Makes the programs ready that the environment asks for (`Release::chosen`).
@@ -78,6 +94,34 @@ const PROGRAMS: [(&str, &str); 4] = [
 /// As `Release::ensure_tools`.
 pub fn ensure_tools() -> anyhow::Result<Tools> {
     Release::chosen()?.ensure_tools()
+}
+
+/// Finds the programs of nodes, of the newest release, building those that are missing.
+///
+/// # Errors
+/// As `Release::ensure_tools`.
+pub fn ensure_node_tools() -> anyhow::Result<NodeTools> {
+    let [kubelet, kube_scheduler] = NEWEST.module.ensure(NODE, None)?;
+    Ok(NodeTools { kubelet, kube_scheduler })
+}
+
+/// Helm, built the first time.
+///
+/// # Errors
+/// As `Release::ensure_tools`.
+pub fn helm() -> anyhow::Result<PathBuf> {
+    let [helm] = HELM.ensure([Program { name: "helm", package: "helm.sh/helm/v4/cmd/helm" }], None)?;
+    Ok(helm)
+}
+
+/// kubeconform, built the first time.
+///
+/// # Errors
+/// As `Release::ensure_tools`.
+pub fn kubeconform() -> anyhow::Result<PathBuf> {
+    let package = "github.com/yannh/kubeconform/cmd/kubeconform";
+    let [kubeconform] = KUBECONFORM.ensure([Program { name: "kubeconform", package }], None)?;
+    Ok(kubeconform)
 }
 
 /// The folder that keeps what was built or installed for this repository: `KEYVAULT_SYNC_CACHE`, else
@@ -113,11 +157,7 @@ impl Release {
 
     /// As `v1.2.3`.
     pub fn version(&self) -> &'static str {
-        self.go_mod
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "))
-            .and_then(|rest| rest.split_whitespace().next())
-            .unwrap_or("v0.0.0")
+        self.module.version()
     }
 
     /// Finds the programs, building those that are missing. The first time on a machine this takes about seven minutes and
@@ -136,158 +176,24 @@ impl Release {
             );
         }
         let [etcd, kube_apiserver, kube_controller_manager, kubectl] =
-            find(self, assets.as_deref(), &self.cache_folder()?)?;
+            self.module.ensure(CONTROL_PLANE, assets.as_deref())?;
         Ok(Tools { etcd, kube_apiserver, kube_controller_manager, kubectl })
     }
-
-    fn go_version(&self) -> &'static str {
-        self.go_mod.lines().find_map(|line| line.strip_prefix("go ")).unwrap_or("1.26")
-    }
-
-    fn cache_folder(&self) -> anyhow::Result<PathBuf> {
-        let digest = Sha256::new().chain_update(self.go_mod).chain_update(self.go_sum).finalize();
-        let hash: String = digest.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
-        let version = self.version().trim_start_matches('v');
-        Ok(cache_root()?.join(format!("kubernetes-{version}-{hash}")))
-    }
 }
 
-fn find(release: &Release, assets: Option<&Path>, cache: &Path) -> anyhow::Result<[PathBuf; 4]> {
-    let ready = |name: &str| assets.map(|folder| folder.join(name)).filter(|file| file.is_file());
-    let places = PROGRAMS.map(|(name, _)| ready(name).unwrap_or_else(|| cache.join(name)));
-    let missing = || {
-        (0..PROGRAMS.len())
-            .filter(|&i| !places[i].is_file())
-            .map(|i| (PROGRAMS[i], places[i].clone()))
-            .collect()
-    };
-    let before: Vec<_> = missing();
-    if before.is_empty() {
-        return Ok(places);
-    }
-    fs::create_dir_all(cache).with_context(|| format!("cannot make the folder {}", cache.display()))?;
-    let _lock = lock(&cache.join(".lock"))?;
-    // Who held the lock may have built them.
-    let builds: Vec<_> = missing();
-    if !builds.is_empty() {
-        if let Some(folder) = assets {
-            let names: Vec<_> = builds.iter().map(|((name, _), _)| *name).collect();
-            say(&format!(
-                "{} (KUBEBUILDER_ASSETS) has no {}: built here, of Kubernetes {}",
-                folder.display(),
-                names.join(", "),
-                release.version()
-            ));
-        }
-        check_go(release)?;
-        for (index, ((name, package), place)) in builds.iter().enumerate() {
-            build(release, name, package, place, &format!("{} of {}", index + 1, builds.len()))?;
-        }
-    }
-    Ok(places)
-}
-
-/// Two test processes that start together must not build twice. The kernel drops the lock with the process.
-pub(crate) fn lock(path: &Path) -> anyhow::Result<File> {
-    let file = File::create(path).with_context(|| format!("cannot open {}", path.display()))?;
-    if file.try_lock().is_err() {
-        say("another process makes the same programs ready: waiting for it");
-        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-    }
-    Ok(file)
-}
-
-fn check_go(release: &Release) -> anyhow::Result<()> {
-    let needed = release.go_version();
-    let answer = Command::new("go").arg("version").stdin(Stdio::null()).output();
-    ensure!(
-        answer.is_ok_and(|output| output.status.success()),
-        "`go` is missing: install Go {needed} or newer from https://go.dev/dl and put it on PATH, or set KUBEBUILDER_ASSETS \
-         to a folder with etcd, kube-apiserver, kube-controller-manager and kubectl"
-    );
-    Ok(())
-}
-
-fn build(release: &Release, name: &str, package: &str, place: &Path, count: &str) -> anyhow::Result<()> {
-    let folder = place.parent().context("the cache has no folder")?;
-    let unfinished = folder.join(format!(".{name}.{}", std::process::id()));
-    let log = folder.join(format!(".{name}.log"));
-    fs::remove_file(&log).ok();
-    let process =
-        Process::spawn(&format!("go build {package}"), &go_build(release, package, &unfinished), &log)?;
-    let (started, kubernetes) = (Instant::now(), format!("Kubernetes {}", release.version()));
-    let terminal = std::io::stderr().is_terminal();
-    let status = loop {
-        let line = format!("building {name} of {kubernetes} ({count}) … {} s", started.elapsed().as_secs());
-        if terminal {
-            say_over(&line)
-        } else {
-            say(&line)
-        }
-        let pause = if terminal { PROGRESS_TERMINAL } else { PROGRESS_LOG };
-        if let Some(status) = process.wait_blocking(pause) {
-            break status;
-        }
-        if started.elapsed() > BUILD_LIMIT {
-            bail!("building {name} took more than {} min; see {}", BUILD_LIMIT.as_secs() / 60, log.display());
-        }
-    };
-    if !status.success() {
-        fs::remove_file(&unfinished).ok();
-        bail!(
-            "building {name} failed ({status}). It needs Go {} and the Go module proxy. The end of its output:\n{}",
-            release.go_version(),
-            process.log_tail(20)
-        );
-    }
-    fs::rename(&unfinished, place).with_context(|| format!("cannot move {name} to {}", place.display()))?;
-    fs::remove_file(&log).ok();
-    let done = format!("built {name} ({count}) in {} s", started.elapsed().as_secs());
-    if terminal {
-        say_over(&format!("{done}\n"))
-    } else {
-        say(&done)
-    }
-    Ok(())
-}
-
-fn go_build(release: &Release, package: &str, output: &Path) -> Command {
-    let version = release.version();
+/// Kubernetes' programs say which version they are by what the linker wrote into them.
+fn kubernetes_version(version: &str) -> String {
     let mut parts = version.trim_start_matches('v').split('.');
     let (major, minor) = (parts.next().unwrap_or("0"), parts.next().unwrap_or("0"));
-    let variable = |name: &str, value: &str| format!("-X k8s.io/component-base/version.{name}={value}");
-    let flags = [
-        "-s -w".to_owned(),
-        variable("gitVersion", version),
-        variable("gitMajor", major),
-        variable("gitMinor", minor),
-    ];
-    let mut go = Command::new("go");
-    go.current_dir(release.folder)
-        .args(["build", "-trimpath", "-ldflags", &flags.join(" "), "-o"])
-        .arg(output)
-        .arg(package)
-        // None of them needs C, and a Go toolchain without C then suffices.
-        .env("CGO_ENABLED", "0")
-        // Flags and a workspace of the user's would change what is pinned here.
-        .env("GOFLAGS", "-mod=readonly")
-        .env("GOWORK", "off");
-    go
-}
-
-/// One line on standard error, also from within a test: the test runner keeps back what `eprintln!` says.
-fn say(line: &str) {
-    writeln!(std::io::stderr(), "{line}").ok();
-}
-
-fn say_over(line: &str) {
-    let mut stderr = std::io::stderr();
-    write!(stderr, "\r\x1b[K{line}").ok();
-    stderr.flush().ok();
+    [("gitVersion", version), ("gitMajor", major), ("gitMinor", minor)]
+        .map(|(name, value)| format!("-X k8s.io/component-base/version.{name}={value}"))
+        .join(" ")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -295,24 +201,31 @@ mod tests {
         for release in [NEWEST, OLDEST] {
             assert!(release.version().starts_with("v1."), "{}", release.version());
             let published = release.version().replacen("v1.", "v0.", 1);
-            let replaced: Vec<_> = release.go_mod.lines().filter(|line| line.contains(" => ")).collect();
+            let replaced: Vec<_> =
+                release.module.go_mod.lines().filter(|line| line.contains(" => ")).collect();
             assert!(replaced.len() >= 30, "{replaced:?}");
             for line in replaced {
                 assert!(line.ends_with(&published), "{line} is not {published}");
             }
         }
-        assert_ne!(NEWEST.cache_folder().unwrap(), OLDEST.cache_folder().unwrap());
+        assert_ne!(NEWEST.module.cache_folder().unwrap(), OLDEST.module.cache_folder().unwrap());
+    }
+
+    #[test]
+    fn every_module_names_its_version() {
+        assert!(HELM.version().starts_with("v4."), "{}", HELM.version());
+        assert_ne!(KUBECONFORM.version(), "v0.0.0");
     }
 
     #[test]
     fn ready_programs_are_taken_and_nothing_is_built() {
         let folder = tempfile::tempdir().unwrap();
-        for (name, _) in PROGRAMS {
-            fs::write(folder.path().join(name), "").unwrap();
+        for program in CONTROL_PLANE {
+            fs::write(folder.path().join(program.name), "").unwrap();
         }
         let cache = folder.path().join("cache");
-        let found = find(&NEWEST, Some(folder.path()), &cache).unwrap();
-        assert_eq!(found, PROGRAMS.map(|(name, _)| folder.path().join(name)));
+        let found = NEWEST.module.ensure_in(&cache, CONTROL_PLANE, Some(folder.path())).unwrap();
+        assert_eq!(found, CONTROL_PLANE.map(|program| folder.path().join(program.name)));
         assert!(!cache.exists());
     }
 
@@ -324,7 +237,7 @@ mod tests {
             fs::write(assets.path().join(name), "").unwrap();
         }
         fs::write(cache.path().join("kube-controller-manager"), "").unwrap();
-        let found = find(&NEWEST, Some(assets.path()), cache.path()).unwrap();
+        let found = NEWEST.module.ensure_in(cache.path(), CONTROL_PLANE, Some(assets.path())).unwrap();
         assert_eq!(found[1], assets.path().join("kube-apiserver"));
         assert_eq!(found[2], cache.path().join("kube-controller-manager"));
     }

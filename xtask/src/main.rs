@@ -38,7 +38,7 @@ enum Command {
     },
     /// Check what compilers do not: the architecture's rules, file headers, links
     Tidy,
-    /// Build or install the programs that tests and demo run (etcd, Kubernetes, cargo-deny), and say where they are
+    /// Build or install the programs that tests and demo run (etcd, Kubernetes, Helm, cargo-deny), and say where they are
     Tools,
     /// Measure the operator: latency, calls, memory
     Bench(bench::Arguments),

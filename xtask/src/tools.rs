@@ -19,9 +19,11 @@ const CARGO_DENY_VERSION: &str = "0.20.2";
 /// A program cannot be built; the message says what is missing.
 pub(crate) fn run() -> anyhow::Result<()> {
     let kubernetes = tools::ensure_tools()?;
-    let programs =
+    let node = tools::ensure_node_tools()?;
+    let kubernetes =
         [kubernetes.etcd, kubernetes.kube_apiserver, kubernetes.kube_controller_manager, kubernetes.kubectl];
-    for program in programs.into_iter().chain([cargo_deny()?]) {
+    let others = [node.kubelet, node.kube_scheduler, tools::helm()?, tools::kubeconform()?, cargo_deny()?];
+    for program in kubernetes.into_iter().chain(others) {
         println!("{}", program.display());
     }
     Ok(())
