@@ -112,6 +112,11 @@ fn roles() -> anyhow::Result<Vec<Generated>> {
         chart_rules("lease-rules", &rbac::lease_rules())?,
         chart_rules("own-namespace-rules", &rbac::own_namespace_rules())?,
         chart_rules("default-namespace-rules", &rbac::default_namespace_rules())?,
+        chart_rules("definition-rules", &rbac::definition_rules())?,
+        chart_rules("view-rules", &rbac::view_rules())?,
+        chart_rules("edit-rules", &rbac::edit_rules())?,
+        chart_rules("metrics-review-rules", &rbac::metrics_review_rules())?,
+        chart_rules("metrics-reader-rules", &rbac::metrics_reader_rules())?,
         Generated {
             path: SERVICE_ACCOUNT_ROLE.into(),
             text: yaml(&rbac::service_account_role(&[SERVICE_ACCOUNT]))?,

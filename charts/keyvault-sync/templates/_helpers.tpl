@@ -1,17 +1,33 @@
+{{- define "keyvault-sync.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
 {{- define "keyvault-sync.fullname" -}}
-{{- if contains .Chart.Name .Release.Name -}}
+{{- $name := include "keyvault-sync.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
 {{- .Release.Name | trunc 63 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
+{{- end -}}
+
+{{/* For objects outside the release's namespace: releases of one name in two namespaces do not share them. */}}
+{{- define "keyvault-sync.clusterName" -}}
+{{- printf "%s.%s" .Release.Namespace (include "keyvault-sync.fullname" .) -}}
 {{- end -}}
 
 {{- define "keyvault-sync.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
 {{- .Values.serviceAccount.name | default (include "keyvault-sync.fullname" .) -}}
+{{- else -}}
+{{- required "serviceAccount.create is false: serviceAccount.name has to say which ServiceAccount is used" .Values.serviceAccount.name -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "keyvault-sync.selectorLabels" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/name: {{ include "keyvault-sync.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
@@ -20,6 +36,19 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "keyvault-sync.image" -}}
+{{- $repository := .Values.image.repository -}}
+{{- with .Values.image.registry }}{{ $repository = printf "%s/%s" . $repository }}{{ end -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" $repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
 {{- end -}}
 
 {{/* <operator namespace>.<release>, the label of its claims. Cut, two installations could share it: refused instead. */}}
@@ -44,4 +73,176 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ list $rule | toYaml }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{/* Whether one of caBundle's three is given; more than one is a mistake. */}}
+{{- define "keyvault-sync.caBundle" -}}
+{{- $given := list -}}
+{{- if .Values.caBundle.configMap }}{{ $given = append $given "configMap" }}{{ end -}}
+{{- if .Values.caBundle.secret }}{{ $given = append $given "secret" }}{{ end -}}
+{{- if .Values.caBundle.pem }}{{ $given = append $given "pem" }}{{ end -}}
+{{- if gt (len $given) 1 }}{{ fail (printf "caBundle: %s are both given; give one" (join " and " $given)) }}{{ end -}}
+{{- with $given }}{{ first . }}{{ end -}}
+{{- end -}}
+
+{{/* Restricted Pod Security, for every pod of the chart. */}}
+{{- define "keyvault-sync.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "keyvault-sync.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* Where pods run, whichever: those of the operator, of hooks and of tests. */}}
+{{- define "keyvault-sync.scheduling" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The settings, for the operator and for the test that stands in its place. */}}
+{{- define "keyvault-sync.environment" -}}
+env:
+  - name: POD_NAME
+    valueFrom:
+      fieldRef:
+        fieldPath: metadata.name
+  - name: POD_UID
+    valueFrom:
+      fieldRef:
+        fieldPath: metadata.uid
+  - name: POD_NAMESPACE
+    valueFrom:
+      fieldRef:
+        fieldPath: metadata.namespace
+  - name: KEYVAULT_SYNC_INSTALLATION
+    value: {{ include "keyvault-sync.installation" . | quote }}
+  {{- with .Values.settings.clusterId }}
+  - name: KEYVAULT_SYNC_CLUSTER_ID
+    value: {{ . | quote }}
+  {{- end }}
+  {{- with .Values.settings.resourceSelector }}
+  - name: KEYVAULT_SYNC_RESOURCE_SELECTOR
+    value: {{ . | quote }}
+  {{- end }}
+  - name: KEYVAULT_SYNC_LEASE_DURATION
+    value: {{ .Values.settings.leaseDuration | quote }}
+  - name: KEYVAULT_SYNC_CLOUDS
+    value: {{ join "," .Values.settings.clouds | quote }}
+  {{- with .Values.settings.authorityHost }}
+  - name: KEYVAULT_SYNC_AUTHORITY_HOST
+    value: {{ . | quote }}
+  {{- end }}
+  - name: KEYVAULT_SYNC_PFX_ENCRYPTION
+    value: {{ .Values.settings.pfxEncryption | quote }}
+  - name: KEYVAULT_SYNC_COPIES_PATIENCE
+    value: {{ .Values.settings.copiesPatience | quote }}
+  - name: KEYVAULT_SYNC_DELETION_EFFORT
+    value: {{ .Values.settings.deletionEffort | quote }}
+  - name: KEYVAULT_SYNC_WATCH_TIMEOUT
+    value: {{ .Values.settings.watchTimeout | quote }}
+  - name: KEYVAULT_SYNC_CERTIFICATE_METRICS
+    value: {{ ternary "on" "off" .Values.settings.certificateMetrics | quote }}
+  - name: KEYVAULT_SYNC_LOG_FORMAT
+    value: {{ .Values.settings.logFormat | quote }}
+  - name: KEYVAULT_SYNC_LOG
+    value: {{ .Values.settings.log | quote }}
+  {{- with .Values.watchNamespaces }}
+  {{- $_ := required "watchNamespaces needs settings.clusterId: the operator may not read the namespace kube-system then" $.Values.settings.clusterId }}
+  - name: KEYVAULT_SYNC_WATCH_NAMESPACES
+    value: {{ join "," . | quote }}
+  {{- end }}
+  {{- if .Values.serviceAccountIdentities.enabled }}
+  - name: KEYVAULT_SYNC_SERVICE_ACCOUNTS
+    value: {{ join "," .Values.serviceAccountIdentities.names | default "*" | quote }}
+  {{- end }}
+  {{- if include "keyvault-sync.caBundle" . }}
+  - name: KEYVAULT_SYNC_CA_BUNDLE
+    value: {{ printf "/etc/keyvault-sync/ca/%s" .Values.caBundle.key | quote }}
+  {{- end }}
+  {{- with .Values.proxy.https }}
+  - name: HTTPS_PROXY
+    value: {{ . | quote }}
+  {{- end }}
+  {{- with .Values.proxy.noProxy }}
+  - name: NO_PROXY
+    value: {{ . | quote }}
+  {{- end }}
+  {{- with .Values.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .Values.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "keyvault-sync.volumeMounts" -}}
+{{- if include "keyvault-sync.caBundle" . }}
+- name: ca-bundle
+  mountPath: /etc/keyvault-sync/ca
+  readOnly: true
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "keyvault-sync.volumes" -}}
+{{- $caBundle := include "keyvault-sync.caBundle" . }}
+{{- if eq $caBundle "secret" }}
+- name: ca-bundle
+  secret:
+    secretName: {{ .Values.caBundle.secret }}
+{{- else if $caBundle }}
+- name: ca-bundle
+  configMap:
+    name: {{ .Values.caBundle.configMap | default (printf "%s-ca" (include "keyvault-sync.fullname" .)) }}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Whether the cluster knows a kind of the Prometheus operator. `helm template` knows none but those of --api-versions. */}}
+{{- define "keyvault-sync.serviceMonitor" -}}
+{{- if and .Values.metrics.serviceMonitor.enabled .Values.metrics.service.enabled (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/ServiceMonitor") }}yes{{ end -}}
+{{- end -}}
+{{- define "keyvault-sync.prometheusRule" -}}
+{{- if and .Values.metrics.prometheusRule.enabled (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/PrometheusRule") }}yes{{ end -}}
+{{- end -}}

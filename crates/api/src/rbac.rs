@@ -5,6 +5,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::constants::GROUP;
+use crate::crds;
 
 /// The name of the roles.
 pub const CLUSTER_ROLE: &str = "keyvault-sync";
@@ -30,7 +31,7 @@ const READ: [&str; 3] = ["get", "list", "watch"];
 pub fn cluster_role() -> ClusterRole {
     let mut rules = vec![
         rule(GROUP, &["keyvaultsyncs", "clusterkeyvaultsyncs"], &READ),
-        rule(GROUP, &["keyvaults"], &WATCH),
+        rule(GROUP, &["keyvaults"], &READ),
         rule(GROUP, &["keyvaultsyncs/status", "clusterkeyvaultsyncs/status", "keyvaults/status"], &["patch"]),
     ];
     rules.extend(claims());
@@ -46,7 +47,7 @@ pub fn cluster_role() -> ClusterRole {
 /// What an operator that serves listed namespaces alone needs beside `namespaced_role`: the kinds of ours that are in no
 /// namespace. It reads no Secret by it, and Namespaces only by `served_namespaces_rules`.
 pub fn namespaced_cluster_role() -> ClusterRole {
-    let mut rules = vec![rule(GROUP, &["keyvaults"], &WATCH), rule(GROUP, &["keyvaults/status"], &["patch"])];
+    let mut rules = vec![rule(GROUP, &["keyvaults"], &READ), rule(GROUP, &["keyvaults/status"], &["patch"])];
     rules.extend(claims());
     rules.extend([definitions(&["keyvaultsyncs", "keyvaults", "keyvaultcertificates"]), leases_of_others()]);
     ClusterRole { metadata: named(CLUSTER_ROLE), rules: Some(rules), ..ClusterRole::default() }
@@ -112,6 +113,44 @@ pub fn service_account_role(names: &[&str]) -> ClusterRole {
     }
 }
 
+/// What whoever applies the definitions needs (`keyvault-sync crds --apply`), and nobody else: RBAC cannot restrict a creation to
+/// names.
+pub fn definition_rules() -> Vec<PolicyRule> {
+    let all: Vec<String> = crds().into_iter().filter_map(|crd| crd.metadata.name).collect();
+    let definitions = |verbs| rule("apiextensions.k8s.io", &["customresourcedefinitions"], verbs);
+    vec![PolicyRule { resource_names: Some(all), ..definitions(&["get", "patch"]) }, definitions(&["create"])]
+}
+
+/// What people may see who may see the objects of a namespace, or of the cluster.
+pub fn view_rules() -> Vec<PolicyRule> {
+    let plurals: Vec<String> = crds().into_iter().map(|crd| crd.spec.names.plural).collect();
+    let plurals: Vec<&str> = plurals.iter().map(String::as_str).collect();
+    vec![rule(GROUP, &plurals, &READ)]
+}
+
+/// What people may write who may write the objects of a namespace: wishes, which a KeyVault has to grant. What is of the whole cluster,
+/// and who may use which names, stays with its administrators; claims and statuses are the operator's.
+pub fn edit_rules() -> Vec<PolicyRule> {
+    vec![rule(GROUP, &["keyvaultsyncs"], &["create", "update", "patch", "delete", "deletecollection"])]
+}
+
+/// What the operator needs to judge who may fetch metrics.
+pub fn metrics_review_rules() -> Vec<PolicyRule> {
+    vec![
+        rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
+        rule("authorization.k8s.io", &["subjectaccessreviews"], &["create"]),
+    ]
+}
+
+/// What whoever fetches metrics needs, where that is judged.
+pub fn metrics_reader_rules() -> Vec<PolicyRule> {
+    vec![PolicyRule {
+        non_resource_urls: Some(owned(&["/metrics"])),
+        verbs: owned(&["get"]),
+        ..PolicyRule::default()
+    }]
+}
+
 fn claims() -> [PolicyRule; 3] {
     [
         rule(GROUP, &["keyvaultcertificates"], &["get", "list", "watch", "create", "update", "delete"]),
@@ -171,6 +210,11 @@ mod tests {
             ("namespace default's", default_namespace_rules()),
             ("all ServiceAccounts'", service_account_role(&[]).rules.unwrap_or_default()),
             ("named ServiceAccounts'", service_account_rules(&["keyvault"])),
+            ("the definitions'", definition_rules()),
+            ("a viewer's", view_rules()),
+            ("an editor's", edit_rules()),
+            ("a judge's of metrics", metrics_review_rules()),
+            ("a reader's of metrics", metrics_reader_rules()),
         ]
     }
 
@@ -230,6 +274,16 @@ mod tests {
         {
             for rule in service_account_rules(names) {
                 assert_eq!(rule.resource_names, wanted, "{rule:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn people_write_wishes_and_nothing_else() {
+        for (whose, rules) in [("a viewer's", view_rules()), ("an editor's", edit_rules())] {
+            for rule in rules {
+                let writes = rule.verbs.iter().any(|verb| !READ.contains(&verb.as_str()));
+                assert!(!writes || rule.resources == Some(owned(&["keyvaultsyncs"])), "{whose}: {rule:?}");
             }
         }
     }
