@@ -65,8 +65,10 @@ async fn ask(rendered: &[(Case, String)]) -> anyhow::Result<()> {
         let location = folder.join("schemas").join("{{.ResourceKind}}{{.KindSuffix}}.json");
         let mut conform = std::process::Command::new(&kubeconform);
         conform.arg("-strict").arg("-schema-location").arg(&location).arg(&manifest);
-        if let Err(error) = command::output(conform) {
-            findings.push(format!("{}: {error:#}", case.name));
+        let judged = conform.output().context("cannot start kubeconform")?;
+        if !judged.status.success() {
+            let said = String::from_utf8_lossy(&judged.stdout).trim_end().to_owned();
+            findings.push(format!("{}: kubeconform: {said}", case.name));
         }
         findings.extend(dry_run(&cluster, &case.name, &ours).await?);
     }
