@@ -26,8 +26,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// So that a check which waits for a lease to end does not wait long.
 const LEASE: &str = "--lease-duration=20s";
 
-/// Runs it in the operator's place.
-async fn check(scene: &Scene, more: &[&str]) -> anyhow::Result<Output> {
+/// Runs it in the operator's place, which has a workload identity or has none.
+async fn check(scene: &Scene, has_identity: bool, more: &[&str]) -> anyhow::Result<Output> {
     let stage = scene.stage();
     let settings = [
         format!("--emulator-address={}", scene.emulator().address()),
@@ -46,16 +46,22 @@ async fn check(scene: &Scene, more: &[&str]) -> anyhow::Result<Output> {
         .env("KUBECONFIG", stage.kubeconfig())
         .env("POD_NAMESPACE", OPERATOR)
         .env("POD_UID", "of-the-test")
-        .env("AZURE_TENANT_ID", TENANT)
-        .env("AZURE_CLIENT_ID", CLIENT)
-        .env("AZURE_FEDERATED_TOKEN_FILE", token_file)
         .kill_on_drop(true);
+    if has_identity {
+        command
+            .env("AZURE_TENANT_ID", TENANT)
+            .env("AZURE_CLIENT_ID", CLIENT)
+            .env("AZURE_FEDERATED_TOKEN_FILE", token_file);
+    }
     Ok(tokio::time::timeout(LIMIT, command.output()).await.context("it does not end")??)
 }
 
 /// What it found, and its exit code.
 async fn found(scene: &Scene) -> anyhow::Result<(Value, i32)> {
-    let output = check(scene, &["--output=json"]).await?;
+    answered(&check(scene, true, &["--output=json"]).await?)
+}
+
+fn answered(output: &Output) -> anyhow::Result<(Value, i32)> {
     let text = String::from_utf8_lossy(&output.stdout);
     let answer = serde_json::from_str(&text)
         .with_context(|| format!("no answer: {text}\n{}", String::from_utf8_lossy(&output.stderr)))?;
@@ -89,7 +95,7 @@ async fn all_is_well_where_an_operator_leads_and_each_vault_lets_it_in(scene: Sc
 
     // Before the first KeyVault there is nothing wrong either.
     scene.delete(&scene.key_vaults(), scene.name()).await?;
-    let output = check(&scene, &[]).await?;
+    let output = check(&scene, true, &[]).await?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.code() == Some(0) && text.contains("no KeyVault yet"), "{text}");
     operator.terminate().await.map(drop)
@@ -109,6 +115,15 @@ async fn what_is_not_well_is_named_for_the_vault_it_concerns(scene: Scene) -> an
     ensure!(step(way(&answer, scene.name())?, "get")?["outcome"] == "Ok", "{answer:#}");
     let identity = step(way(&answer, "of-namespaces")?, "identity")?;
     ensure!(identity["outcome"] == "Unknown", "{answer:#}");
+
+    // It is what the operator in its place would meet, not what a person would, who has the API server make a token.
+    let (answer, _) = answered(&check(&scene, false, &["--output=json"]).await?)?;
+    let identity = step(way(&answer, scene.name())?, "identity")?;
+    ensure!(
+        identity["outcome"] == "Failed"
+            && identity["message"].as_str().is_some_and(|text| text.contains("AZURE_TENANT_ID")),
+        "{answer:#}"
+    );
     for name in [scene.name(), other.name(), "of-namespaces"] {
         scene.delete(&scene.key_vaults(), name).await?;
     }
@@ -117,6 +132,9 @@ async fn what_is_not_well_is_named_for_the_vault_it_concerns(scene: Scene) -> an
 
 async fn an_operator_that_does_not_work_is_found_out(scene: Scene) -> anyhow::Result<()> {
     let operator = scene.stage().operator_with(&[LEASE]).await?;
+    // It has to lead before it can fail to.
+    let (answer, code) = found(&scene).await?;
+    ensure!(code == 0, "{answer:#}");
     operator.kill9();
     let definitions = Api::<CustomResourceDefinition>::all(scene.stage().client().clone());
     let name = "keyvaults.keyvaultsync.io";

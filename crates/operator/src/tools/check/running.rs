@@ -49,20 +49,18 @@ async fn leader(told: &Told, connection: &Connection) -> anyhow::Result<(Went, S
             Err(error) if error.says_missing(name) => None,
             Err(error) => return Err(connection.unanswered(&error)),
         };
-        let holder = now.as_ref().and_then(|record| record.holder.as_ref());
+        // Of `<pod>_<its uid>` the pod says enough.
+        let holder = now.as_ref().and_then(|record| record.holder.as_ref()?.instance.split('_').next());
         if let (Some(holder), Some(before)) = (holder, &before)
             && *before != now
         {
-            return Ok((
-                Went::Ok,
-                format!("{} leads: it was seen renewing Lease {namespace}/{name}", holder.instance),
-            ));
+            return Ok((Went::Ok, format!("{holder} leads: it was seen renewing Lease {namespace}/{name}")));
         }
         let patience = now.as_ref().map_or(LASTS, |record| record.lasts.min(LASTS_MAX)) + TAKES;
         if begun.elapsed() >= patience {
             let met = match (holder, &now) {
                 (Some(holder), _) => {
-                    format!("{} holds Lease {namespace}/{name} and did not renew it", holder.instance)
+                    format!("{holder} holds Lease {namespace}/{name} and did not renew it")
                 }
                 (None, Some(_)) => format!("nobody took Lease {namespace}/{name}"),
                 (None, None) => format!("there was no Lease {namespace}/{name}"),
