@@ -1,4 +1,5 @@
-//! Files made from the Rust types: CRDs, roles, admission policies, the field reference `docs/api.md`; written, or compared with `--check`.
+//! Files made from the Rust types (CRDs, roles, admission policies, the field reference `docs/api.md`) and from the chart (plain manifests,
+//! golden files); written, or compared with `--check`.
 //! What is in them is said in `crates/api`.
 
 use std::fmt::Write as _;
@@ -13,14 +14,12 @@ use keyvault_sync_api::admission::{self, Policy};
 use keyvault_sync_api::rbac;
 use serde::Serialize;
 
-use crate::{monitoring, reference};
+use crate::{chart, monitoring, reference};
 
 /// The command that makes every generated file; a failing check prints it.
 const COMMAND: &str = "cargo xtask gen";
 /// Helm installs the definitions in a chart's own folder `crds`, and follows no link out of the chart.
 const CRDS_FOLDERS: [&str; 2] = ["crds", "charts/keyvault-sync/crds"];
-const ROLE: &str = "deploy/clusterrole.yaml";
-const LEASE_ROLE: &str = "deploy/role.yaml";
 const SERVICE_ACCOUNT_ROLE: &str = "deploy/service-account-identities/clusterrole.yaml";
 /// The name of the ServiceAccounts that the plain manifests let the operator act as: the chart's default too.
 const SERVICE_ACCOUNT: &str = "keyvault";
@@ -29,14 +28,15 @@ const CHART_FILES: &str = "charts/keyvault-sync/files";
 const CHART_RULES: &str = "charts/keyvault-sync/files/clusterrole-rules.yaml";
 /// For all ServiceAccounts: the chart fills in the names.
 const CHART_SERVICE_ACCOUNT_RULES: &str = "charts/keyvault-sync/files/service-account-rules.yaml";
-/// Namespace and ServiceAccount of the operator in the plain manifests.
-const OPERATOR: &str = "keyvault-sync";
-const ADMISSION_FOLDER: &str = "deploy/admission";
+/// The chart's own copies of rules and dashboard: Helm follows no link out of the chart.
+const CHART_MONITORING: &str = "charts/keyvault-sync/files/monitoring";
 const CHART_ADMISSION_FOLDER: &str = "charts/keyvault-sync/files/admission";
 /// For these words the chart puts in its own namespace and ServiceAccount: no such name has a capital.
 const CHART_NAMESPACE: &str = "OPERATOR_NAMESPACE";
 const CHART_SERVICE_ACCOUNT: &str = "OPERATOR_SERVICE_ACCOUNT";
 const REFERENCE: &str = "docs/api.md";
+/// What lies among generated files and is none.
+const BY_HAND: [&str; 2] = ["deploy/namespace.yaml", "deploy/values.yaml"];
 
 /// Writes every generated file, or with `check` compares what is there.
 ///
@@ -49,20 +49,31 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     for (path, text) in reference::pages(&root)? {
         files.push(Generated { path: path.into(), text });
     }
+    if !check {
+        write(&root, &files)?;
+    }
+    // Helm reads what was just written; where that is out of date, so is what it renders.
+    let rendered = chart::golden()?.into_iter().chain(chart::manifests()?).chain([chart::page()?]);
+    files.extend(rendered.map(|(path, text)| Generated { path, text }));
     let left_over = left_over(&root, &files)?;
     if check {
         return compare(&root, &files, &left_over);
     }
-    for file in &files {
+    write(&root, &files)?;
+    for path in left_over {
+        fs::remove_file(root.join(&path)).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn write(root: &Path, files: &[Generated]) -> anyhow::Result<()> {
+    for file in files {
         let path = root.join(&file.path);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
         }
         fs::write(&path, &file.text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    for path in left_over {
-        fs::remove_file(root.join(&path)).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(())
 }
@@ -88,27 +99,35 @@ fn files() -> anyhow::Result<Vec<Generated>> {
         }
     }
     files.extend(roles()?);
-    files.extend(policies(ADMISSION_FOLDER, OPERATOR, OPERATOR)?);
-    files.extend(policies(CHART_ADMISSION_FOLDER, CHART_NAMESPACE, CHART_SERVICE_ACCOUNT)?);
+    let definitions: Vec<_> = crds.iter().map(|crd| format!("{}.yaml", crd.spec.names.plural)).collect();
+    let kustomization = serde_json::json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": definitions,
+    });
+    files.push(Generated { path: "crds/kustomization.yaml".into(), text: yaml(&kustomization)? });
+    files.extend(policies()?);
     files.push(Generated { path: REFERENCE.into(), text: reference(&crds) });
     let rules = fs::read_to_string(root()?.join(monitoring::RULES)).context(monitoring::RULES)?;
     files.push(Generated {
         path: monitoring::RULE_OBJECT.into(),
         text: yaml(&monitoring::rule_object(&rules)?)?,
     });
+    for file in [monitoring::RULES, monitoring::DASHBOARD] {
+        let name = Path::new(file).file_name().context("a file without a name")?;
+        let text = fs::read_to_string(root()?.join(file)).context(file)?;
+        files.push(Generated { path: Path::new(CHART_MONITORING).join(name), text });
+    }
     Ok(files)
 }
 
 fn roles() -> anyhow::Result<Vec<Generated>> {
-    let role = rbac::cluster_role();
     Ok(vec![
-        Generated { path: ROLE.into(), text: yaml(&role)? },
-        Generated { path: CHART_RULES.into(), text: yaml(&role.rules)? },
+        Generated { path: CHART_RULES.into(), text: yaml(&rbac::cluster_role().rules)? },
         chart_rules("namespaced-clusterrole-rules", &rbac::namespaced_cluster_role().rules)?,
         chart_rules("namespaced-role-rules", &rbac::namespaced_role().rules)?,
         // The chart puts its own names in.
         chart_rules("served-namespaces-rules", &rbac::served_namespaces_rules(&["web"]))?,
-        Generated { path: LEASE_ROLE.into(), text: yaml(&rbac::lease_role(OPERATOR))? },
         chart_rules("lease-rules", &rbac::lease_rules())?,
         chart_rules("own-namespace-rules", &rbac::own_namespace_rules())?,
         chart_rules("default-namespace-rules", &rbac::default_namespace_rules())?,
@@ -134,14 +153,14 @@ fn chart_rules(name: &str, rules: &impl Serialize) -> anyhow::Result<Generated> 
     Ok(Generated { path, text: yaml(rules)? })
 }
 
-/// The policies of an operator with this ServiceAccount, an object a file.
-fn policies(folder: &str, namespace: &str, service_account: &str) -> anyhow::Result<Vec<Generated>> {
+/// The policies, an object a file; the chart fills in whose they are.
+fn policies() -> anyhow::Result<Vec<Generated>> {
     let mut files = Vec::new();
     for (name, Policy { policy, binding }) in [
         ("operator-only", admission::operator_only()),
-        ("token-requests", admission::token_requests(namespace, service_account)),
+        ("token-requests", admission::token_requests(CHART_NAMESPACE, CHART_SERVICE_ACCOUNT)),
     ] {
-        let path = |suffix: &str| Path::new(folder).join(format!("{name}{suffix}.yaml"));
+        let path = |suffix: &str| Path::new(CHART_ADMISSION_FOLDER).join(format!("{name}{suffix}.yaml"));
         files.push(Generated { path: path(""), text: yaml(&policy)? });
         files.push(Generated { path: path("-binding"), text: yaml(&binding)? });
     }
@@ -151,7 +170,8 @@ fn policies(folder: &str, namespace: &str, service_account: &str) -> anyhow::Res
 /// Files of kinds and policies that are no more.
 fn left_over(root: &Path, files: &[Generated]) -> anyhow::Result<Vec<PathBuf>> {
     let mut left_over = Vec::new();
-    for folder in CRDS_FOLDERS.into_iter().chain([ADMISSION_FOLDER, CHART_ADMISSION_FOLDER]) {
+    let folders = [CHART_ADMISSION_FOLDER, chart::GOLDEN_FOLDER, chart::PLAIN_FOLDER];
+    for folder in CRDS_FOLDERS.into_iter().chain(folders) {
         let entries = match fs::read_dir(root.join(folder)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -159,8 +179,14 @@ fn left_over(root: &Path, files: &[Generated]) -> anyhow::Result<Vec<PathBuf>> {
         };
         for entry in entries {
             let path = Path::new(folder).join(entry?.file_name());
-            let is_yaml = path.extension().is_some_and(|extension| extension == "yaml");
-            if is_yaml && files.iter().all(|file| file.path != path) {
+            let is_generated = match folder {
+                chart::GOLDEN_FOLDER => chart::is_golden(&path),
+                _ => {
+                    path.extension().is_some_and(|extension| extension == "yaml")
+                        && !BY_HAND.contains(&path.to_string_lossy().as_ref())
+                }
+            };
+            if is_generated && files.iter().all(|file| file.path != path) {
                 left_over.push(path);
             }
         }
@@ -178,7 +204,7 @@ fn compare(root: &Path, files: &[Generated], left_over: &[PathBuf]) -> anyhow::R
             Err(error) => wrong.push(format!("{} cannot be read: {error}", file.path.display())),
         }
     }
-    wrong.extend(left_over.iter().map(|path| format!("{} belongs to no kind or policy", path.display())));
+    wrong.extend(left_over.iter().map(|path| format!("{} belongs to nothing that is there", path.display())));
     if wrong.is_empty() {
         return Ok(());
     }
@@ -308,7 +334,9 @@ mod tests {
     fn a_file_that_differs_is_named_with_the_command_that_fixes_it() {
         let files = [Generated { path: "crds/none.yaml".into(), text: String::new() }];
         let error = compare(&root().unwrap(), &files, &["crds/old.yaml".into()]).unwrap_err().to_string();
-        for part in ["crds/none.yaml cannot be read", "crds/old.yaml belongs to no kind or policy", COMMAND] {
+        for part in
+            ["crds/none.yaml cannot be read", "crds/old.yaml belongs to nothing that is there", COMMAND]
+        {
             assert!(error.contains(part), "{error}");
         }
     }

@@ -2,6 +2,7 @@
 //! Start with `cargo xtask help`.
 
 mod bench;
+mod chart;
 mod command;
 mod demo;
 mod r#gen;

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 pub(crate) const RULES: &str = "deploy/monitoring/rules.yaml";
 /// The same for the Prometheus operator.
 pub(crate) const RULE_OBJECT: &str = "deploy/monitoring/prometheusrule.yaml";
-const DASHBOARD: &str = "deploy/monitoring/dashboard.json";
+/// The dashboard.
+pub(crate) const DASHBOARD: &str = "deploy/monitoring/dashboard.json";
 const METRICS: &str = "docs/metrics.md";
 const RUNBOOKS: &str = "docs/runbooks.md";
 

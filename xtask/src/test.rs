@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use keyvault_sync_e2e::tools::{NEWEST, OLDEST, Release};
 
-use crate::{command, r#gen, promises, tidy, tools};
+use crate::{chart, command, r#gen, promises, tidy, tools};
 
 /// The advisory database is a git repository outside the package registries: where there is none, the step must not hang.
 const ADVISORIES_LIMIT: Duration = Duration::from_secs(60);
@@ -42,6 +42,7 @@ const STEPS: &[Step] = &[
     Step { name: "fmt", about: "the sources are formatted", run: fmt },
     Step { name: "tidy", about: "the architecture's own rules", run: tidy_up },
     Step { name: "gen", about: "generated files are what the types say", run: generated },
+    Step { name: "chart", about: "the chart, by Helm, kubeconform and a real API server", run: charts },
     Step { name: "clippy", about: "lints, of all targets, as errors", run: clippy },
     Step { name: "test", about: "unit, property, contract and documentation tests", run: test },
     Step { name: "e2e", about: "the promises, against a real API server", run: e2e },
@@ -119,6 +120,11 @@ fn tidy_up() -> anyhow::Result<Outcome> {
 
 fn generated() -> anyhow::Result<Outcome> {
     r#gen::run(true)?;
+    Ok(Outcome::Passed)
+}
+
+fn charts() -> anyhow::Result<Outcome> {
+    chart::check()?;
     Ok(Outcome::Passed)
 }
 
