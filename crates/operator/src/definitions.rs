@@ -28,6 +28,18 @@ const SHOWN: usize = 5;
 /// The definition that an operator of some namespaces has no use for, and no right to read.
 const OF_WHOLE_CLUSTER: &str = "ClusterKeyVaultSync";
 
+/// What keeps an operator from working, and the next action; `None`: the definitions of every kind that is used fit this build.
+pub(crate) async fn look(client: &Client, serves_all: bool) -> Option<String> {
+    problem(&wanted(serves_all), &Api::all(client.clone())).await
+}
+
+/// The definitions of the kinds that an operator uses.
+fn wanted(serves_all: bool) -> Vec<CustomResourceDefinition> {
+    let mut wanted = keyvault_sync_api::crds();
+    wanted.retain(|definition| serves_all || definition.spec.names.kind != OF_WHOLE_CLUSTER);
+    wanted
+}
+
 /// Waits until the definitions of every kind that is used fit this build. `false`: told to stop meanwhile.
 pub(crate) async fn wait(
     client: &Client,
@@ -35,8 +47,7 @@ pub(crate) async fn wait(
     readiness: &Readiness,
     stop: &CancellationToken,
 ) -> bool {
-    let mut wanted = keyvault_sync_api::crds();
-    wanted.retain(|definition| serves_all || definition.spec.names.kind != OF_WHOLE_CLUSTER);
+    let wanted = wanted(serves_all);
     let stored = Api::<CustomResourceDefinition>::all(client.clone());
     let mut news = News::default();
     let mut has_waited = false;

@@ -1,5 +1,8 @@
 //! `keyvault-sync check`: the way to a vault, step by step, from where it runs: name, connection, TLS, token, firewall, permissions. It
 //! only reads; what reading cannot tell is said, with what the operator met. What failures mean is the vault adapter's word.
+//! With `--all` it goes the way to each vault, after a look at the operator itself (`running`).
+
+mod running;
 
 use std::net::IpAddr;
 
@@ -16,7 +19,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::cluster::{Cluster, Connection, Listed, Namespaces};
-use super::operator::{Lookout, Operator};
+use super::operator::{Lookout, Operator, Told};
 use super::table::{Table, width};
 use super::{Form, Found, print, print_json};
 use crate::keyvault;
@@ -33,7 +36,11 @@ const PAGES: usize = 1;
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Arguments {
     /// The name of a KeyVault, or the https URL of a vault
-    vault: String,
+    #[arg(required_unless_present = "all")]
+    vault: Option<String>,
+    /// Whether the operator works here, and the way to the vault of each KeyVault
+    #[arg(long, conflicts_with_all = ["vault", "namespace", "all_namespaces"])]
+    all: bool,
     #[command(flatten)]
     namespaces: Namespaces,
     #[command(flatten)]
@@ -71,41 +78,83 @@ struct Answer {
     steps: Vec<Step>,
 }
 
+/// What is found with `--all`.
+#[derive(Debug, Serialize)]
+struct Everything {
+    installation: String,
+    /// Of the operator itself.
+    steps: Vec<Step>,
+    vaults: Vec<Answer>,
+}
+
 /// Checks the way.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Found> {
     let connection = arguments.cluster.connect().await?;
+    let Some(vault) = &arguments.vault else { return everything(&arguments, &connection).await };
     let namespace = arguments.namespaces.or_default(&connection);
-    let mut answer = Answer { vault: arguments.vault.clone(), host: None, identity: None, steps: Vec::new() };
-    let is_url = arguments.vault.contains("://");
+    let is_url = vault.contains("://");
     let key_vault = if is_url {
-        KeyVault::new("none", serde_json::from_value(json!({"url": arguments.vault}))?)
+        KeyVault::new("none", serde_json::from_value(json!({"url": vault}))?)
     } else {
-        find(&arguments.vault, &connection).await?
+        find(vault, &connection).await?
     };
     let told = arguments.operator.told(&connection).await?;
-    let lookout = told.look_at(&connection, key_vault.clone(), &namespace).await?;
-    walk(&mut answer, &lookout, &key_vault, &namespace).await;
-    if let Some(host) = answer.host.clone() {
-        let claims = Api::<KeyVaultCertificate>::all(connection.client.clone());
-        let listed = match is_url {
-            true => Listed::NoKind,
-            false => connection.list(claims, "KeyVaultCertificates", ListParams::default()).await?,
-        };
-        let claims = match listed {
-            Listed::Objects(claims) => claims,
-            Listed::Forbidden(_) | Listed::NoKind => Vec::new(),
-        };
-        let ours = claims
-            .into_iter()
-            .filter(|claim| claim.spec.vault_host == host && claim.spec.key_vault == key_vault.name_any());
-        answer.steps.extend(writes(&ours.collect::<Vec<_>>()));
-    }
+    let claims = if is_url { Vec::new() } else { claims(&connection).await? };
+    let answer = Answer::of(vault.clone(), &key_vault, told, &connection, &namespace, &claims).await?;
     match arguments.output {
         Form::Json => print_json(&answer)?,
         Form::Text => print(&text(&answer)),
     }
-    let is_well = answer.steps.iter().all(|step| step.outcome != Went::Failed);
-    Ok(if is_well { Found::Well } else { Found::Trouble })
+    Ok(found(&answer.steps))
+}
+
+/// Checks the operator, and the way to each vault there is.
+async fn everything(arguments: &Arguments, connection: &Connection) -> anyhow::Result<Found> {
+    let told = arguments.operator.told(connection).await?;
+    let steps = running::steps(&told, connection).await?;
+    let mut all = Everything { installation: told.installation().to_string(), steps, vaults: Vec::new() };
+    let key_vaults = Api::<KeyVault>::all(connection.client.clone());
+    match connection.list(key_vaults, "KeyVaults", ListParams::default()).await? {
+        Listed::Objects(key_vaults) => {
+            let claims = claims(connection).await?;
+            for key_vault in &key_vaults {
+                let (name, namespace) = (key_vault.name_any(), told.installation().namespace());
+                let answer = if is_opened_by_namespaces(key_vault) {
+                    Answer::of_namespaces(name)
+                } else {
+                    Answer::of(name, key_vault, told.clone(), connection, namespace, &claims).await?
+                };
+                all.vaults.push(answer);
+            }
+        }
+        // Of missing definitions the operator's own steps have told.
+        Listed::NoKind => {}
+        Listed::Forbidden(message) => bail!("the KeyVaults cannot be checked: {message}"),
+    }
+    match arguments.output {
+        Form::Json => print_json(&all)?,
+        Form::Text => print(&text_of_all(&all)),
+    }
+    Ok(found(all.steps.iter().chain(all.vaults.iter().flat_map(|vault| &vault.steps))))
+}
+
+fn found<'a>(steps: impl IntoIterator<Item = &'a Step>) -> Found {
+    let is_well = steps.into_iter().all(|step| step.outcome != Went::Failed);
+    if is_well { Found::Well } else { Found::Trouble }
+}
+
+/// Whether each namespace opens it as itself, so that there is no one way to it.
+fn is_opened_by_namespaces(key_vault: &KeyVault) -> bool {
+    key_vault.spec.identity.as_ref().is_some_and(|identity| identity.service_account.is_some())
+}
+
+/// All claims, as far as they may be seen.
+async fn claims(connection: &Connection) -> anyhow::Result<Vec<KeyVaultCertificate>> {
+    let claims = Api::<KeyVaultCertificate>::all(connection.client.clone());
+    match connection.list(claims, "KeyVaultCertificates", ListParams::default()).await? {
+        Listed::Objects(claims) => Ok(claims),
+        Listed::Forbidden(_) | Listed::NoKind => Ok(Vec::new()),
+    }
 }
 
 async fn find(name: &str, connection: &Connection) -> anyhow::Result<KeyVault> {
@@ -159,6 +208,35 @@ async fn walk(answer: &mut Answer, lookout: &Lookout, key_vault: &KeyVault, name
 }
 
 impl Answer {
+    /// The way to one vault, as the operator opens it for a namespace.
+    async fn of(
+        name: String,
+        key_vault: &KeyVault,
+        told: Told,
+        connection: &Connection,
+        namespace: &str,
+        claims: &[KeyVaultCertificate],
+    ) -> anyhow::Result<Answer> {
+        let lookout = told.look_at(connection, key_vault.clone(), namespace).await?;
+        let mut answer = Answer { vault: name, host: None, identity: None, steps: Vec::new() };
+        walk(&mut answer, &lookout, key_vault, namespace).await;
+        if let Some(host) = &answer.host {
+            let is_its = |claim: &&KeyVaultCertificate| {
+                claim.spec.vault_host == *host && claim.spec.key_vault == key_vault.name_any()
+            };
+            answer.steps.extend(writes(&claims.iter().filter(is_its).collect::<Vec<_>>()));
+        }
+        Ok(answer)
+    }
+
+    /// A vault that each namespace opens as itself.
+    fn of_namespaces(name: String) -> Answer {
+        let message = format!("each namespace opens it as itself: keyvault-sync check {name} -n NAMESPACE");
+        let mut answer = Answer { vault: name, host: None, identity: None, steps: Vec::new() };
+        answer.add("identity", Went::Unknown, message);
+        answer
+    }
+
     fn add(&mut self, step: &'static str, outcome: Went, message: String) {
         self.steps.push(Step { step, outcome, message });
     }
@@ -257,7 +335,7 @@ async fn addresses(host: &VaultHost, is_elsewhere: bool) -> String {
 }
 
 /// What writing takes: not to be told by reading, but by what the operator met.
-fn writes(claims: &[KeyVaultCertificate]) -> Vec<Step> {
+fn writes(claims: &[&KeyVaultCertificate]) -> Vec<Step> {
     const ACTIONS: [(&str, &[&str]); 3] = [
         (
             WRITE,
@@ -305,8 +383,23 @@ fn writes(claims: &[KeyVaultCertificate]) -> Vec<Step> {
 fn text(answer: &Answer) -> String {
     let host = answer.host.as_ref().map(|host| format!(" ({host})")).unwrap_or_default();
     let identity = answer.identity.as_ref().map(|who| format!(", as {who}")).unwrap_or_default();
+    format!("{}{host}{identity}\n{}", answer.vault, table(&answer.steps))
+}
+
+fn text_of_all(all: &Everything) -> String {
+    let mut text = format!("installation {}\n{}", all.installation, table(&all.steps));
+    for answer in &all.vaults {
+        text.push_str(&format!("\n{}", self::text(answer)));
+    }
+    if all.vaults.is_empty() {
+        text.push_str("\nThere is no KeyVault yet, so there is no way to check.\n");
+    }
+    text
+}
+
+fn table(steps: &[Step]) -> String {
     let mut table = Table::new(["", "STEP", "FOUND"]);
-    for step in &answer.steps {
+    for step in steps {
         let sign = match step.outcome {
             Went::Ok => "✓",
             Went::Failed => "✗",
@@ -315,6 +408,6 @@ fn text(answer: &Answer) -> String {
         table.row([sign.to_owned(), step.step.to_owned(), step.message.clone()]);
     }
     // What is to be done stands at the end of a sentence, so none is cut where something failed.
-    let is_well = answer.steps.iter().all(|step| step.outcome != Went::Failed);
-    format!("{}{host}{identity}\n{}", answer.vault, table.text(width().filter(|_| is_well)))
+    let is_well = steps.iter().all(|step| step.outcome != Went::Failed);
+    table.text(width().filter(|_| is_well))
 }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::cluster::{Connection, Listed};
 use super::note;
 use crate::context::{VaultClients, VaultReaders, View};
+use crate::installation::Installation;
 use crate::keyvault::Contacts;
 use crate::kubernetes::{Reader, call};
 use crate::leader::Leadership;
@@ -50,6 +51,7 @@ pub(crate) struct Lookout {
 }
 
 /// What the operator of this cluster is set to, as far as that can be seen.
+#[derive(Clone)]
 pub(crate) struct Told {
     settings: Settings,
     place: Place,
@@ -66,11 +68,9 @@ impl Operator {
         settings.namespace = Some(self.operator_namespace.clone());
         let access = &self.access;
         let ids = (&access.azure_tenant_id, &access.azure_client_id, &access.azure_federated_token_file);
-        let pod = match ids {
-            // It is the operator's own pod that we are in.
-            (Some(_), Some(_), Some(_)) => None,
-            _ => self.pod(connection).await?,
-        };
+        // It is the operator's own pod that we are in, or one that stands in its place: all it is told is told here too.
+        let is_in_its_place = settings.pod_uid.is_some() || matches!(ids, (Some(_), Some(_), Some(_)));
+        let pod = if is_in_its_place { None } else { self.pod(connection).await? };
         match pod {
             Some(pod) => match of_pod(&pod) {
                 Ok(running) => take_over(&mut settings, running),
@@ -80,6 +80,7 @@ impl Operator {
                     pod.name_any()
                 )),
             },
+            None if is_in_its_place => {}
             // What it allows is not known: nothing is called forbidden for that.
             None if settings.access.service_accounts.is_empty() => {
                 settings.access.service_accounts = vec!["*".to_owned()];
@@ -88,6 +89,7 @@ impl Operator {
         }
         let own_account = match &settings.access.azure_federated_token_file {
             Some(_) => None,
+            None if is_in_its_place => None,
             None => Some(self.account(connection, &mut settings.access).await),
         };
         let served = (!settings.watch_namespaces.is_empty()).then(|| settings.watch_namespaces.clone());
@@ -181,6 +183,16 @@ fn take_over(settings: &mut Settings, running: Settings) {
 }
 
 impl Told {
+    /// Which installation it is.
+    pub(crate) fn installation(&self) -> &Installation {
+        &self.settings.installation
+    }
+
+    /// Whether it serves every namespace.
+    pub(crate) fn serves_all(&self) -> bool {
+        self.place.served.is_none()
+    }
+
     /// Looks at the cluster as that operator.
     pub(crate) async fn look(
         self,
