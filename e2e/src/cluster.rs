@@ -1,6 +1,7 @@
 //! A real Kubernetes control plane on loopback: etcd, kube-apiserver and kube-controller-manager, without nodes.
 //! Where the programs come from is `tools`' work, how they are started (flags, ports) `control_plane`'s.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,9 +62,14 @@ impl LocalCluster {
     /// # Errors
     /// A program is missing and cannot be built, or does not come up; the message has the end of its log.
     pub async fn start() -> anyhow::Result<LocalCluster> {
+        Self::start_at(None).await
+    }
+
+    /// As `start`, with the API server at this address.
+    pub(crate) async fn start_at(apiserver: Option<SocketAddr>) -> anyhow::Result<LocalCluster> {
         let tools = tokio::task::spawn_blocking(tools::ensure_tools).await??;
         for attempt in 1.. {
-            match Self::try_start(&tools).await {
+            match Self::try_start(&tools, apiserver).await {
                 Err(error) if attempt < START_ATTEMPTS && control_plane::is_port_taken(&error) => {}
                 result => return result,
             }
@@ -71,13 +77,13 @@ impl LocalCluster {
         bail!("no free ports on 127.0.0.1 in {START_ATTEMPTS} attempts")
     }
 
-    async fn try_start(tools: &Tools) -> anyhow::Result<LocalCluster> {
+    async fn try_start(tools: &Tools, apiserver: Option<SocketAddr>) -> anyhow::Result<LocalCluster> {
         let folder = tempfile::Builder::new()
             .prefix("keyvault-sync-cluster-")
             .tempdir()
             .context("cannot make a temporary folder; TMPDIR says where")?;
         guardian::remove_with_us(folder.path())?;
-        let plane = ControlPlane::prepare(folder.path())?;
+        let plane = ControlPlane::prepare(folder.path(), apiserver)?;
         let admin_kubeconfig = folder.path().join("admin.kubeconfig");
         let text = plane.kubeconfig(&User::Certificate(&plane.admin), "default");
         kubeconfig::write_private(&admin_kubeconfig, &text)?;
@@ -285,6 +291,10 @@ impl LocalCluster {
     /// Where the `kubectl` is that belongs to this cluster.
     pub fn kubectl_path(&self) -> &Path {
         &self.tools.kubectl
+    }
+
+    pub(crate) fn plane(&self) -> &ControlPlane {
+        &self.plane
     }
 
     /// Ends the API server as an upgrade does: SIGTERM, then SIGKILL, which here comes three seconds later. etcd keeps the

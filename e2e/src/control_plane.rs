@@ -2,7 +2,7 @@
 //! what becomes of them, is `cluster`'s business.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -23,7 +23,9 @@ const PORTS: std::ops::Range<u16> = 20_000..30_000;
 const SERVICE_RANGE: &str = "10.0.0.0/24";
 
 /// Address of the Service `kubernetes`: the first of that range.
-const SERVICE_ADDRESS: &str = "10.0.0.1";
+pub(crate) const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// Port of that Service.
+pub(crate) const SERVICE_PORT: u16 = 443;
 
 /// What all starts of one cluster have in common.
 pub(crate) struct ControlPlane {
@@ -31,18 +33,19 @@ pub(crate) struct ControlPlane {
     authority: Authority,
     /// Client certificate of the administrator.
     pub(crate) admin: Issued,
-    apiserver_port: u16,
+    apiserver: SocketAddr,
     etcd_port: u16,
 }
 
 impl ControlPlane {
-    /// Makes the certificates and keys in `folder`, and chooses the ports.
-    pub(crate) fn prepare(folder: &Path) -> anyhow::Result<ControlPlane> {
+    /// Makes the certificates and keys in `folder`, and chooses the ports. `apiserver`: where the API server is to listen; without
+    /// it, at a free port of loopback.
+    pub(crate) fn prepare(folder: &Path, apiserver: Option<SocketAddr>) -> anyhow::Result<ControlPlane> {
         let authority = Authority::root("keyvault-sync local cluster")?;
         let names = [
             "localhost",
             "127.0.0.1",
-            SERVICE_ADDRESS,
+            &SERVICE_ADDRESS.to_string(),
             "kubernetes",
             "kubernetes.default",
             "kubernetes.default.svc",
@@ -51,27 +54,49 @@ impl ControlPlane {
         let server = authority.issue(&Leaf::server("kube-apiserver").names(&names))?;
         let admin = authority.issue(&Leaf::client("admin", Some("system:masters")))?;
         let manager = authority.issue(&Leaf::client("system:kube-controller-manager", None))?;
+        let scheduler = authority.issue(&Leaf::client("system:kube-scheduler", None))?;
         // RSA as in AKS, so that who checks the tokens meets RS256.
         let tokens = KeyType::Rsa2048.generate()?.serialize_pem();
 
-        let apiserver_port = free_port()?;
+        let apiserver = match apiserver {
+            Some(address) => address,
+            None => (Ipv4Addr::LOCALHOST, free_port()?).into(),
+        };
         let mut etcd_port = free_port()?;
-        if etcd_port == apiserver_port {
+        if etcd_port == apiserver.port() {
             etcd_port = free_port()?;
         }
-        let plane =
-            ControlPlane { folder: folder.to_path_buf(), authority, admin, apiserver_port, etcd_port };
+        let plane = ControlPlane { folder: folder.to_path_buf(), authority, admin, apiserver, etcd_port };
         plane.write("ca.crt", &plane.ca_pem())?;
         plane.write("apiserver.crt", &server.certificate)?;
         plane.write("apiserver.key", &server.key)?;
         plane.write("service-accounts.key", &tokens)?;
-        let kubeconfig = plane.kubeconfig(&User::Certificate(&manager), "default");
-        plane.write("controller-manager.kubeconfig", &kubeconfig)?;
+        // What the API server shows to kubelets, of which it asks logs.
+        plane.write("admin.crt", &plane.admin.certificate)?;
+        plane.write("admin.key", &plane.admin.key)?;
+        for (name, user) in [("controller-manager", &manager), ("scheduler", &scheduler)] {
+            let kubeconfig = plane.kubeconfig(&User::Certificate(user), "default");
+            plane.write(&format!("{name}.kubeconfig"), &kubeconfig)?;
+        }
         Ok(plane)
     }
 
+    /// Writes the kubeconfig of a node's kubelet and says where.
+    pub(crate) fn node_kubeconfig(&self, node: &str) -> anyhow::Result<PathBuf> {
+        let user = Leaf::client(&format!("system:node:{node}"), Some("system:nodes"));
+        let issued = self.authority.issue(&user)?;
+        let name = format!("{node}.kubeconfig");
+        self.write(&name, &self.kubeconfig(&User::Certificate(&issued), "default"))?;
+        Ok(self.folder.join(name))
+    }
+
+    /// The file with the certificate that signs all others.
+    pub(crate) fn ca_file(&self) -> PathBuf {
+        self.folder.join("ca.crt")
+    }
+
     pub(crate) fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.apiserver_port)
+        format!("https://{}", self.apiserver)
     }
 
     pub(crate) fn ca_pem(&self) -> String {
@@ -110,9 +135,12 @@ impl ControlPlane {
                 ("tls-cert-file", self.path("apiserver.crt")),
                 ("tls-private-key-file", self.path("apiserver.key")),
                 ("client-ca-file", self.path("ca.crt")),
-                ("bind-address", "127.0.0.1".to_owned()),
-                ("advertise-address", "127.0.0.1".to_owned()),
-                ("secure-port", self.apiserver_port.to_string()),
+                ("bind-address", self.apiserver.ip().to_string()),
+                ("advertise-address", self.apiserver.ip().to_string()),
+                ("secure-port", self.apiserver.port().to_string()),
+                ("kubelet-client-certificate", self.path("admin.crt")),
+                ("kubelet-client-key", self.path("admin.key")),
+                ("kubelet-preferred-address-types", "InternalIP".to_owned()),
                 // An endpoint on loopback is not allowed, and nobody here goes through the Service.
                 ("endpoint-reconciler-type", "none".to_owned()),
                 ("service-cluster-ip-range", SERVICE_RANGE.to_owned()),
@@ -147,6 +175,19 @@ impl ControlPlane {
                 // The default of 20 requests a second makes the deletion of a few hundred objects take minutes.
                 ("kube-api-qps", "500".to_owned()),
                 ("kube-api-burst", "1000".to_owned()),
+            ],
+        )
+    }
+
+    /// Who places pods on nodes: without nodes nobody needs it.
+    pub(crate) fn start_scheduler(&self, program: &Path) -> anyhow::Result<Process> {
+        self.spawn(
+            "kube-scheduler",
+            program,
+            &[
+                ("kubeconfig", self.path("scheduler.kubeconfig")),
+                ("leader-elect", "false".to_owned()),
+                ("secure-port", "0".to_owned()),
             ],
         )
     }

@@ -30,7 +30,8 @@ done
 for group in $groups; do kill -s KILL -- "-$group"; done
 for folder; do
     for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-        rm -rf -- "$folder" && break
+        # Folders of control groups hold files that cannot be removed, and go without that.
+        rm -rf -- "$folder" || find "$folder" -depth -type d -exec rmdir {} + && break
         sleep 0.2
     done
 done

@@ -12,8 +12,12 @@ use crate::debian::Debian;
 use crate::operator;
 use crate::process::Process;
 
-/// How the image is called, on the node too.
-pub const NAME: &str = "keyvault-sync:test";
+/// How the image is called, on the node too; the part before the colon and the part after it.
+pub const NAME: (&str, &str) = ("keyvault-sync", "test");
+/// Another name of the same image.
+pub const OTHER_TAG: &str = "test-again";
+/// What a node keeps a pod's namespaces with.
+pub const PAUSE: &str = "keyvault-sync-pause:test";
 /// The image that stands for the Dockerfile's stage `build`.
 const PROGRAM: &str = "keyvault-sync-program:test";
 /// As in the Dockerfile, which a test compares.
@@ -22,13 +26,15 @@ const RUSTFLAGS: &str = "-C target-feature=+crt-static";
 const ENGINE_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
-/// An image, as `docker save` writes it.
+/// Images, as `docker save` writes them.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// The archive.
     pub archive: PathBuf,
-    /// Bytes of the archive as registries keep it, compressed by gzip.
+    /// Bytes of the operator's image as registries keep it, compressed by gzip.
     pub compressed_bytes: u64,
+    /// An archive with `PAUSE`.
+    pub pause: PathBuf,
 }
 
 /// Compiles the operator as it is released, statically linked; builds the image in `folder`, which keeps the archive.
@@ -52,14 +58,29 @@ pub fn build(folder: &Path, debian: &Debian) -> anyhow::Result<Image> {
         // BuildKit makes the stages that the asked one needs, and no others.
         .env("DOCKER_BUILDKIT", "1")
         .args(["build", "--progress=plain", "--network=none", "--target=runtime"])
-        .args(["--build-arg", &format!("PROGRAM={PROGRAM}"), "--tag", NAME, "--file"])
+        .args(["--build-arg", &format!("PROGRAM={PROGRAM}"), "--tag", &format!("{}:{}", NAME.0, NAME.1)])
+        .args(["--tag", &format!("{}:{OTHER_TAG}", NAME.0), "--file"])
         .arg(repository().join("Dockerfile"))
         // Nothing is taken from the sources.
         .arg(&stage))?;
     let archive = folder.join("image.tar");
-    run(engine.docker()?.arg("save").arg("--output").arg(&archive).arg(NAME))?;
-    let compressed_bytes = compressed_bytes(&archive)?;
-    Ok(Image { archive, compressed_bytes })
+    let save = |archive: &Path, image: &str| {
+        run(engine.docker()?.arg("save").arg("--output").arg(archive).arg(image))
+    };
+    save(&archive, NAME.0)?;
+    let pause = folder.join("pause.tar");
+    pause_image(&engine, folder)?;
+    save(&pause, PAUSE)?;
+    Ok(Image { compressed_bytes: compressed_bytes(&archive)?, archive, pause })
+}
+
+/// Compiled on the spot, since there is no registry to pull it from.
+fn pause_image(engine: &Engine, folder: &Path) -> anyhow::Result<()> {
+    let (source, layer) = (folder.join("pause.c"), folder.join("pause-layer.tar"));
+    fs::write(&source, include_str!("pause.c"))?;
+    run(Command::new("cc").args(["-static", "-O2", "-o"]).arg(folder.join("pause")).arg(&source))?;
+    run(Command::new("tar").arg("-C").arg(folder).arg("-cf").arg(&layer).arg("pause"))?;
+    run(engine.docker()?.args(["import", "--change", "ENTRYPOINT [\"/pause\"]"]).arg(&layer).arg(PAUSE))
 }
 
 /// A Docker engine of our own. It sees its own processes and mounts only, which end with it.

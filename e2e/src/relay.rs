@@ -34,7 +34,17 @@ impl Relay {
     /// # Errors
     /// There is no port on loopback.
     pub async fn before(server: SocketAddr) -> anyhow::Result<Relay> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("the relay cannot listen")?;
+        Self::at(([127, 0, 0, 1], 0).into(), server).await
+    }
+
+    /// Starts at this address, within a network of the test's own, before this server.
+    ///
+    /// # Errors
+    /// The address cannot be listened at.
+    pub async fn at(address: SocketAddr, server: SocketAddr) -> anyhow::Result<Relay> {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("the relay cannot listen at {address}"))?;
         let address = listener.local_addr()?;
         let (faults, seen) = watch::channel(Faults::default());
         let accepting = tokio::spawn(async move {
