@@ -196,7 +196,7 @@ async fn names_of_any_length_and_labels_of_any_kind_are_taken() {
     let labels = "{team: web, app.kubernetes.io/name: other, app.kubernetes.io/part-of: shop}";
     let values = format!("commonLabels: {labels}\npodLabels: {labels}\nsyncLabels: {labels}\n{RESOURCES}")
         .replace("  web:", "  p:");
-    for release in ["r".repeat(53).as_str(), "certs.v1"] {
+    for release in ["r".repeat(53).as_str(), "certs.v1", "true"] {
         let rendered = site.helm(&["template", release, CHART, "--namespace=p"], &values).await;
         // The account of the pod that tests has to be there.
         let account =

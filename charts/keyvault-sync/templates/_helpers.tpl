@@ -26,8 +26,8 @@
 {{- end -}}
 
 {{- define "keyvault-sync.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "keyvault-sync.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "keyvault-sync.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/* The labels of an object. Where the values have the same ones, the chart's win: selectors go by them. */}}
