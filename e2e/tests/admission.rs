@@ -313,7 +313,7 @@ async fn the_plain_manifests_apply_as_they_are(scene: Scene) -> anyhow::Result<(
     });
     std::fs::write(overlay.join("kustomization.yaml"), kustomization.to_string())?;
     let overlay = overlay.display().to_string();
-    for (folder, count) in [(manifests, 11), (overlay.as_str(), 13)] {
+    for (folder, count) in [(manifests, 15), (overlay.as_str(), 17)] {
         let arguments =
             ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--output=name", "-k"];
         let output = cluster.kubectl(&[&arguments[..], &[folder]].concat()).await?;

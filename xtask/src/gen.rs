@@ -99,13 +99,6 @@ fn files() -> anyhow::Result<Vec<Generated>> {
         }
     }
     files.extend(roles()?);
-    let definitions: Vec<_> = crds.iter().map(|crd| format!("{}.yaml", crd.spec.names.plural)).collect();
-    let kustomization = serde_json::json!({
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": definitions,
-    });
-    files.push(Generated { path: "crds/kustomization.yaml".into(), text: yaml(&kustomization)? });
     files.extend(policies()?);
     files.push(Generated { path: REFERENCE.into(), text: reference(&crds) });
     let rules = fs::read_to_string(root()?.join(monitoring::RULES)).context(monitoring::RULES)?;

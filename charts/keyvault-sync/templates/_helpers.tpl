@@ -1,16 +1,15 @@
 {{- define "keyvault-sync.name" -}}
-{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 57 | trimSuffix "-" -}}
 {{- end -}}
 
+{{/* Of a Job and of a Service, whose names hold no dot; with the ending -check at most 63 characters. */}}
 {{- define "keyvault-sync.fullname" -}}
 {{- $name := include "keyvault-sync.name" . -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
-{{- else if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" -}}
+{{- $fullname := .Values.fullnameOverride -}}
+{{- if not $fullname -}}
+{{- $fullname = ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
 {{- end -}}
+{{- $fullname | replace "." "-" | trunc 57 | trimSuffix "-" -}}
 {{- end -}}
 
 {{/* For objects outside the release's namespace: releases of one name in two namespaces do not share them. */}}
@@ -27,18 +26,33 @@
 {{- end -}}
 
 {{- define "keyvault-sync.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "keyvault-sync.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "keyvault-sync.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
+{{/* The labels of an object. Where the values have the same ones, the chart's win: selectors go by them. */}}
 {{- define "keyvault-sync.labels" -}}
-{{ include "keyvault-sync.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- include "keyvault-sync.labelsAnd" (list . dict) -}}
+{{- end -}}
+
+{{/* The same with more: a list of the context and these. */}}
+{{- define "keyvault-sync.labelsAnd" -}}
+{{- $context := first . -}}
+{{- $own := include "keyvault-sync.selectorLabels" $context | fromYaml -}}
+{{- $_ := set $own "app.kubernetes.io/version" $context.Chart.AppVersion -}}
+{{- $_ := set $own "app.kubernetes.io/managed-by" $context.Release.Service -}}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" $context.Chart.Name $context.Chart.Version | replace "+" "_") -}}
+{{- merge $own (deepCopy (last .)) $context.Values.commonLabels | toYaml -}}
+{{- end -}}
+
+{{/* The labels of a pod that speaks to Azure: a list of the context and what the pod is. */}}
+{{- define "keyvault-sync.podLabels" -}}
+{{- $context := first . -}}
+{{- $labels := dict "app.kubernetes.io/component" (last .) -}}
+{{- if $context.Values.workloadIdentity.enabled -}}
+{{- $_ := set $labels "azure.workload.identity/use" "true" -}}
+{{- end -}}
+{{- include "keyvault-sync.labelsAnd" (list $context (merge $labels $context.Values.podLabels)) -}}
 {{- end -}}
 
 {{- define "keyvault-sync.image" -}}

@@ -31,10 +31,7 @@ async fn ask(rendered: &[(Case, String)]) -> anyhow::Result<()> {
     let cluster = LocalCluster::start().await?;
     let folder = cluster.folder().to_path_buf();
     for crd in fs::read_dir(command::root()?.join("crds"))? {
-        let path = crd?.path();
-        if !path.ends_with("kustomization.yaml") {
-            cluster.apply(&fs::read_to_string(path)?).await?;
-        }
+        cluster.apply(&fs::read_to_string(crd?.path())?).await?;
     }
     let mut namespaces = String::new();
     for namespace in NAMESPACES.into_iter().chain([RELEASE.1]) {

@@ -52,15 +52,16 @@ pub(crate) fn manifests() -> anyhow::Result<Vec<(PathBuf, String)>> {
         file.push_str(&serde_saphyr::to_string(&object)?);
     }
     let resources: Vec<&str> =
-        ["namespace.yaml", "../crds"].into_iter().chain(files.keys().map(String::as_str)).collect();
+        ["namespace.yaml"].into_iter().chain(files.keys().map(String::as_str)).collect();
     let kustomization = json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": resources,
     });
     let mut text = String::from(
-        "# The operator without Helm: kubectl apply -k deploy/. An overlay sets the image and, in the ServiceAccount, the client id\n\
-         # (docs/install.md). Another namespace takes more than `namespace:`: Helm, or the names in admission.yaml (docs/security.md).\n",
+        "# The operator without Helm: kubectl apply --server-side -f crds/ && kubectl apply -k deploy/. The definitions are apart, so that\n\
+         # kubectl delete -k leaves them, and with them every KeyVault, KeyVaultSync and claim. An overlay sets the image and, in the\n\
+         # ServiceAccount, the client id (docs/install.md). Another namespace takes more than `namespace:`: Helm, or the names in admission.yaml (docs/security.md).\n",
     );
     text.push_str(&serde_saphyr::to_string(&kustomization)?);
     files.insert("kustomization.yaml".to_owned(), format!("{HEADER}{text}"));
