@@ -3,6 +3,7 @@
 //! metrics are served is left to `metrics_server`.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,9 +26,11 @@ const BELIEVED: Duration = Duration::from_secs(30);
 /// Tokens remembered. There are a few scrapers; who shows ever new ones is asked about each time.
 const REMEMBERED_MAX: usize = 64;
 /// Longer ones are no tokens of a cluster.
-const TOKEN_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// A scrape waits ten seconds as a rule.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Pause before each question: whoever tries tokens shall not use up what the API server grants the operator.
+const PACE: Duration = Duration::from_millis(100);
 
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,13 +49,20 @@ pub(crate) enum Verdict {
 /// Asks the API server, and remembers.
 pub(crate) struct Access {
     client: Client,
+    turn: tokio::sync::Mutex<()>,
+    is_unanswered: AtomicBool,
     remembered: Mutex<HashMap<[u8; 32], (Verdict, Instant)>>,
 }
 
 impl Access {
     /// With the operator's own rights to ask.
     pub(crate) fn new(client: Client) -> Self {
-        Self { client, remembered: Mutex::default() }
+        Self {
+            client,
+            turn: tokio::sync::Mutex::default(),
+            is_unanswered: AtomicBool::new(false),
+            remembered: Mutex::default(),
+        }
     }
 
     /// What becomes of a request with this token.
@@ -68,9 +78,34 @@ impl Access {
         if let Some(verdict) = self.remembered(&key) {
             return Ok(verdict);
         }
-        let verdict = self.ask(token).await?;
-        self.remember(key, verdict.clone());
-        Ok(verdict)
+        {
+            // Who hangs up before it is his turn is not asked about.
+            let _turn = self.turn.lock().await;
+            tokio::time::sleep(PACE).await;
+        }
+        let answer = self.ask(token).await;
+        self.tell(&answer);
+        if let Ok(verdict) = &answer {
+            self.remember(key, verdict.clone());
+        }
+        answer
+    }
+
+    /// Once, that nobody gets metrics because nobody can be judged; a refusal for those who look for it.
+    fn tell(&self, answer: &Result<Verdict, CallError>) {
+        let was_unanswered = self.is_unanswered.swap(answer.is_err(), Ordering::Relaxed);
+        match answer {
+            Ok(Verdict::Allowed) => {}
+            Ok(Verdict::Forbidden { user }) => {
+                tracing::debug!(%user, "metrics are refused: no right to get the non-resource URL /metrics");
+            }
+            Ok(Verdict::Unknown) => tracing::debug!("metrics are refused: no valid token of this cluster"),
+            Err(error) if !was_unanswered => {
+                let reason = error.problem().message;
+                tracing::warn!(%reason, "nobody gets metrics whose token is not known from before");
+            }
+            Err(_) => {}
+        }
     }
 
     async fn ask(&self, token: &str) -> Result<Verdict, CallError> {
@@ -161,7 +196,17 @@ mod tests {
         assert_eq!(access.remembered.lock().unwrap().len(), REMEMBERED_MAX);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn ever_new_tokens_are_asked_about_one_after_another() {
+        let access = Access::new(unreachable());
+        let began = Instant::now();
+        let tokens: Vec<String> = (0..10).map(|number| number.to_string()).collect();
+        let answers = futures::future::join_all(tokens.iter().map(|token| access.judge(token))).await;
+        assert!(answers.iter().all(Result::is_err));
+        assert!(began.elapsed() >= PACE * 10, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_cannot_be_a_token_is_not_asked_about() {
         let access = Access::new(unreachable());
         for token in [String::new(), "x".repeat(TOKEN_BYTES_MAX + 1)] {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
@@ -20,7 +20,7 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -28,13 +28,17 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::health;
 use crate::metrics::Metrics;
-use crate::metrics_access::{Access, Verdict};
+use crate::metrics_access::{Access, TOKEN_BYTES_MAX, Verdict};
 use crate::settings::Settings;
 
 /// Connections at a time: a few scrapers, each with one for a moment.
 const CONNECTIONS_MAX: usize = 16;
-/// What a handshake and a request may take together. A connection carries one request.
+/// What a handshake may take, and then the head of a request: whoever says nothing gives his place to the next.
+const BEGIN_LIMIT: Duration = Duration::from_secs(5);
+/// What a connection may take. It carries one request.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(30);
+/// The head of a request, bytes: a token and some more.
+const HEAD_BYTES_MAX: usize = 2 * TOKEN_BYTES_MAX;
 /// Pause after an accept that failed (no file descriptors left, say), instead of a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// How often the files of the certificate are looked at: a renewed one is in the volume a minute after its Secret.
@@ -53,10 +57,13 @@ struct Page {
 pub(crate) fn serve(settings: &Settings, client: Client, metrics: Arc<Metrics>) -> anyhow::Result<()> {
     let Some(address) = settings.metrics_address else { return Ok(()) };
     let shown = Arc::new(Shown::new(settings)?);
-    let tls = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut tls = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
+    // A session that is taken up again is shown no renewed certificate.
+    tls.session_storage = Arc::new(NoServerSessionStorage {});
+    tls.send_tls13_tickets = 0;
     let listener = TcpListener::bind(address)
         .with_context(|| format!("--metrics-address {address} cannot be listened on"))?;
     listener.set_nonblocking(true)?;
@@ -95,9 +102,11 @@ async fn accept(listener: tokio::net::TcpListener, tls: TlsAcceptor, router: Rou
 }
 
 async fn converse(stream: TcpStream, tls: TlsAcceptor, router: Router) -> anyhow::Result<()> {
-    let stream = tls.accept(stream).await?;
+    let stream = tokio::time::timeout(BEGIN_LIMIT, tls.accept(stream)).await??;
     http1::Builder::new()
         .timer(TokioTimer::new())
+        .header_read_timeout(BEGIN_LIMIT)
+        .max_header_size(HEAD_BYTES_MAX)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .await?;
@@ -105,12 +114,10 @@ async fn converse(stream: TcpStream, tls: TlsAcceptor, router: Router) -> anyhow
 }
 
 async fn metrics_page(State(page): State<Page>, headers: HeaderMap) -> Response {
-    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    let token = headers.get(header::AUTHORIZATION).and_then(bearer).unwrap_or_default();
     match page.access.judge(token).await {
         Ok(Verdict::Allowed) => health::metrics(&page.metrics).into_response(),
         Ok(Verdict::Forbidden { user }) => {
-            tracing::debug!(%user, "metrics are refused: no right to get /metrics");
             (StatusCode::FORBIDDEN, format!("{user} may not get the non-resource URL /metrics\n"))
                 .into_response()
         }
@@ -119,11 +126,16 @@ async fn metrics_page(State(page): State<Page>, headers: HeaderMap) -> Response 
             (StatusCode::UNAUTHORIZED, challenge, "a bearer token of this cluster is asked for\n")
                 .into_response()
         }
-        Err(error) => {
-            tracing::debug!(%error, "metrics are refused: the API server cannot be asked");
+        Err(_) => {
             (StatusCode::SERVICE_UNAVAILABLE, "the API server cannot be asked who this is\n").into_response()
         }
     }
+}
+
+/// The scheme is written in any case (RFC 9110).
+fn bearer(value: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())
 }
 
 /// The certificate that is shown: of files, read again when they change, or one made for this process.
@@ -143,10 +155,10 @@ impl Shown {
         Ok(Self { key: RwLock::new(Arc::new(key)), files })
     }
 
-    /// Reads the files again and again; what cannot be used is said once, and the one before is shown on.
+    /// Reads the files again and again; why they cannot be used is said once, and the one before is shown on.
     async fn follow(self: Arc<Self>) {
         let Some((certificate, key)) = self.files.clone() else { return };
-        let mut failing = false;
+        let mut told = None;
         loop {
             tokio::time::sleep(LOOK).await;
             match from_files(&certificate, &key) {
@@ -156,14 +168,18 @@ impl Shown {
                         tracing::info!(file = %certificate.display(), "metrics are served with the renewed certificate");
                         *shown = Arc::new(read);
                     }
-                    failing = false;
+                    told = None;
                 }
-                Err(error) if !failing => {
-                    let error = format!("{error:#}");
-                    tracing::warn!(%error, "the certificate of --metrics-certificate cannot be used; the one before is shown on");
-                    failing = true;
+                Err(error) => {
+                    let error = Some(format!("{error:#}"));
+                    if error != told {
+                        tracing::warn!(
+                            error,
+                            "the certificate of --metrics-certificate cannot be used; the one before is shown on"
+                        );
+                    }
+                    told = error;
                 }
-                Err(_) => {}
             }
         }
     }
