@@ -602,7 +602,7 @@ async fn definitions_are_applied_once_and_never_over_newer_ones(_scene: Scene) -
 
     edit("999.0.0", "A newer one.").await?;
     let (code, text) = apply(&[]).await?;
-    ensure!(code == Some(1) && text.lines().count() == 1, "{text}");
+    ensure!(code == Some(2) && text.lines().count() == 1, "{text}");
     ensure!(text.contains(name) && text.contains("999.0.0") && text.contains("--force"), "{text}");
     let there = serde_json::to_string(&definitions.get(name).await?)?;
     ensure!(there.contains("A newer one."), "replaced all the same");

@@ -14,7 +14,7 @@ use keyvault_sync_e2e::tools;
 
 use crate::command;
 
-pub(crate) use self::plain::{FOLDER as PLAIN_FOLDER, manifests, page};
+pub(crate) use self::plain::{FOLDER as PLAIN_FOLDER, manifests, page, schema};
 
 /// The chart's folder.
 pub(crate) const CHART: &str = "charts/keyvault-sync";

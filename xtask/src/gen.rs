@@ -53,7 +53,8 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
         write(&root, &files)?;
     }
     // Helm reads what was just written; where that is out of date, so is what it renders.
-    let rendered = chart::golden()?.into_iter().chain(chart::manifests()?).chain([chart::page()?]);
+    let rendered =
+        chart::golden()?.into_iter().chain(chart::manifests()?).chain([chart::page()?, chart::schema()?]);
     files.extend(rendered.map(|(path, text)| Generated { path, text }));
     let left_over = left_over(&root, &files)?;
     if check {

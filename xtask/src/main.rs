@@ -31,6 +31,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Run every check and every test, as CI does
     Test(test::Arguments),
+    /// Install the operator by Helm on two real nodes, in a sandbox of this machine: needs root
+    InstallTest,
     /// Write the files that are made from the Rust types (CRDs, reference), or check them
     Gen {
         /// Write nothing; fail if a file is not what it should be
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::InstallTest => test::install_test(),
         Command::Gen { check } => r#gen::run(check),
         Command::Tidy => tidy::run(),
         Command::Tools => tools::run(),

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use keyvault_sync_e2e::sandbox;
 use keyvault_sync_e2e::tools::{NEWEST, OLDEST, Release};
 
 use crate::{chart, command, r#gen, promises, tidy, tools};
@@ -46,6 +47,7 @@ const STEPS: &[Step] = &[
     Step { name: "clippy", about: "lints, of all targets, as errors", run: clippy },
     Step { name: "test", about: "unit, property, contract and documentation tests", run: test },
     Step { name: "e2e", about: "the promises, against a real API server", run: e2e },
+    Step { name: "install", about: "image, chart and manifests, on real nodes (root)", run: install },
     Step { name: "doc", about: "the documentation builds without a warning", run: doc },
     Step { name: "crates", about: "each crate compiles alone", run: crates },
     Step { name: "deny", about: "dependencies: bans, licences, sources", run: deny },
@@ -139,6 +141,40 @@ fn test() -> anyhow::Result<Outcome> {
 fn e2e() -> anyhow::Result<Outcome> {
     promises::run(Release::chosen()?)?;
     Ok(Outcome::Passed)
+}
+
+/// Needs root and rights that a container may not have; in CI that is a failure.
+fn install() -> anyhow::Result<Outcome> {
+    match sandbox::obstacle() {
+        Some(why) if is_ci() => {
+            bail!("the install test cannot be run here, and in CI nothing is skipped: {why}")
+        }
+        Some(why) => Ok(Outcome::Skipped(format!("the install test was not run: {why}"))),
+        None => {
+            install_test()?;
+            Ok(Outcome::Passed)
+        }
+    }
+}
+
+/// `cargo xtask install-test`.
+///
+/// # Errors
+/// It cannot be run here, or a promise is not kept.
+pub(crate) fn install_test() -> anyhow::Result<()> {
+    command::run(command::cargo(&[
+        "test",
+        "--package",
+        promises::PACKAGE,
+        "--locked",
+        "--test",
+        promises::INSTALL,
+    ]))
+}
+
+/// As CI systems say it.
+fn is_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false")
 }
 
 fn doc() -> anyhow::Result<Outcome> {

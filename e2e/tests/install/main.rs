@@ -389,10 +389,8 @@ async fn plain_manifests_do_the_same(stage: &Stage) -> anyhow::Result<()> {
     ensure!(stage.writes() == writes, "the vault was written to");
     stage.all_renew().await?;
     stage.one_version_each()?;
-    // Applied once more it changes nothing.
-    let again = stage.kubectl(&["apply", "--kustomize", &overlay]).await?;
-    let changed: Vec<_> = again.lines().filter(|line| !line.ends_with("unchanged")).collect();
-    ensure!(changed.is_empty(), "the second time changed {changed:?}");
+    // Applied once more it would change nothing.
+    stage.kubectl(&["diff", "--kustomize", &overlay]).await.map(drop)?;
     Ok(())
 }
 

@@ -156,7 +156,10 @@ impl Stage {
     }
 
     /// Does `act` while Secrets renew one after the other, at least once each; every renewal arrives.
-    pub(crate) async fn while_renewing<T>(&self, act: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    pub(crate) async fn while_renewing<T>(
+        &self,
+        act: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
         let act = act.fuse();
         futures::pin_mut!(act);
         let mut done = None;

@@ -1,5 +1,5 @@
 //! The chart as plain manifests, for `kubectl apply -k deploy/`: what Helm renders with `deploy/values.yaml`, a file for each template,
-//! without what only Helm needs. Also the page of the chart's values.
+//! without what only Helm needs. Also the page of the chart's values, and their schema.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -88,6 +88,16 @@ fn without_helm(object: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(without_helm),
         _ => {}
     }
+}
+
+/// The schema of the chart's values, written by hand but for the descriptions.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn schema() -> anyhow::Result<(PathBuf, String)> {
+    let path = format!("{CHART}/values.schema.json");
+    let text = values::described(&command::root()?, &path)?;
+    Ok((path.into(), text))
 }
 
 /// The page of the chart's values.

@@ -182,6 +182,23 @@ fn texts(folder: &Path) -> anyhow::Result<Vec<String>> {
     Ok(found)
 }
 
+/// The schema with what each value's comment says as its description, which editors show.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn described(root: &Path, path: &str) -> anyhow::Result<String> {
+    let mut schema: Value = serde_json::from_str(&fs::read_to_string(root.join(path))?)
+        .with_context(|| format!("{path} is no JSON"))?;
+    for value in documented(root)?.iter().filter(|value| !value.comment.is_empty()) {
+        let place: String = value.path.split('.').map(|name| format!("/properties/{name}")).collect();
+        // One that is not in the schema is a finding, not a new entry.
+        if let Some(members) = schema.pointer_mut(&place).and_then(Value::as_object_mut) {
+            members.insert("description".to_owned(), Value::String(value.comment.clone()));
+        }
+    }
+    Ok(format!("{}\n", serde_json::to_string_pretty(&schema)?))
+}
+
 /// The page of all values.
 pub(super) fn table(root: &Path) -> anyhow::Result<String> {
     let mut table = String::from("| value | default | means |\n| --- | --- | --- |\n");

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use clap::Args;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use keyvault_sync_api::constants::VERSION_ANNOTATION;
@@ -13,7 +13,7 @@ use semver::Version;
 use tokio::time::Instant;
 
 use super::cluster::{Cluster, Connection};
-use super::{Found, print};
+use super::{Found, note, print};
 use crate::kubernetes::call;
 
 /// Who the fields belong to.
@@ -51,8 +51,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Found> {
     for definition in &definitions {
         present.push(find(&api, &definition.name_any(), &connection).await?);
     }
-    if !arguments.force {
-        refuse_newer(&definitions, &present)?;
+    if let Some(refusal) = newer(&definitions, &present).filter(|_| !arguments.force) {
+        note(&format!("refused: {refusal}"));
+        return Ok(Found::Trouble);
     }
     for (definition, before) in definitions.iter().zip(present) {
         let name = definition.name_any();
@@ -89,22 +90,18 @@ async fn find(
     call(WHAT, api.get_opt(name)).await.map_err(|error| connection.unanswered(&error))
 }
 
-/// All or none is applied: kinds of two versions beside each other were never tested.
-fn refuse_newer(
-    ours: &[CustomResourceDefinition],
-    present: &[Option<CustomResourceDefinition>],
-) -> anyhow::Result<()> {
-    for (definition, there) in ours.iter().zip(present) {
-        let Some((ours, there)) = version(definition).zip(there.as_ref().and_then(version)) else { continue };
-        if there > ours {
-            bail!(
+/// What is said where one of the cluster's is newer. All or none is applied: kinds of two versions beside each other were never tested.
+fn newer(ours: &[CustomResourceDefinition], present: &[Option<CustomResourceDefinition>]) -> Option<String> {
+    ours.iter().zip(present).find_map(|(definition, there)| {
+        let (ours, there) = version(definition).zip(there.as_ref().and_then(version))?;
+        (there > ours).then(|| {
+            format!(
                 "the cluster's definition {} is of version {there}, this program's of {ours}: nothing was applied, because what only \
                  the newer one knows would be lost; use keyvault-sync {there} or newer, or --force if that is meant",
                 definition.name_any()
-            );
-        }
-    }
-    Ok(())
+            )
+        })
+    })
 }
 
 /// Of which version a definition is; those that do not say it are older than all that do.
