@@ -383,6 +383,8 @@ async fn plain_manifests_do_the_same(stage: &Stage) -> anyhow::Result<()> {
     stage.helm(&["uninstall", RELEASE, "--wait", "--timeout=120s"]).await?;
     let overlay = overlay(stage)?;
     let writes = stage.writes();
+    let definitions = stage::repository().join("crds").display().to_string();
+    stage.kubectl(&["apply", "--server-side", "--force-conflicts", "--filename", &definitions]).await?;
     stage.kubectl(&["apply", "--kustomize", &overlay]).await?;
     stage.two_are_ready(RELEASE).await?;
     stage.leader(RELEASE).await?;
@@ -399,9 +401,7 @@ fn overlay(stage: &Stage) -> anyhow::Result<String> {
     // kubectl takes folders by their relative place only, so the manifests are beside it.
     let folder = stage.values.with_file_name("overlay");
     let plain = stage.values.with_file_name("plain");
-    for name in ["deploy", "crds"] {
-        copy(&stage::repository().join(name), &plain.join(name))?;
-    }
+    copy(&stage::repository().join("deploy"), &plain)?;
     fs::create_dir_all(&folder)?;
     let values: serde_json::Value = serde_json::from_str(&fs::read_to_string(&stage.values)?)?;
     let mut environment = stage::environment().as_array().cloned().unwrap_or_default();
@@ -427,7 +427,7 @@ fn overlay(stage: &Stage) -> anyhow::Result<String> {
     });
     let kustomization = json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
-        "resources": ["../plain/deploy", "authority.yaml"],
+        "resources": ["../plain", "authority.yaml"],
         "images": [{"name": "keyvault-sync", "newTag": image::NAME.1}],
         "patches": [{"path": "patch.yaml"}],
     });
