@@ -1,4 +1,4 @@
-//! `/livez`, `/readyz` and `/metrics` over plain HTTP.
+//! `/livez`, `/readyz` and `/metrics` over plain HTTP; metrics only where `metrics_server` does not serve them.
 //! What readiness waits for is left to those who become ready.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::oneshot;
 
@@ -53,6 +53,8 @@ pub(crate) struct Page {
     pub readiness: Readiness,
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
+    /// Where they are served instead.
+    pub metrics_elsewhere: Option<SocketAddr>,
     /// For `/livez`.
     pub signs: Arc<Signs>,
 }
@@ -108,9 +110,24 @@ async fn readyz(State(page): State<Page>) -> (StatusCode, String) {
     (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}", waits_for.join(", ")))
 }
 
-async fn metrics_page(State(page): State<Page>) -> impl IntoResponse {
+async fn metrics_page(State(page): State<Page>) -> Response {
+    match page.metrics_elsewhere {
+        None => metrics(&page.metrics).into_response(),
+        Some(address) => {
+            let port = address.port();
+            (
+                StatusCode::NOT_FOUND,
+                format!("metrics are served at port {port}, over HTTPS, for tokens that may get them\n"),
+            )
+                .into_response()
+        }
+    }
+}
+
+/// All metrics as they are now.
+pub(crate) fn metrics(metrics: &Metrics) -> impl IntoResponse {
     let kind = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
-    (kind, page.metrics.encode())
+    (kind, metrics.encode())
 }
 
 #[cfg(test)]
@@ -146,7 +163,12 @@ mod tests {
     fn a_runtime_that_is_blocked_fails_livez_which_answers_all_the_same() {
         let metrics = Arc::<Metrics>::default();
         let signs = Signs::with_heartbeat_limit(Arc::clone(&metrics), Duration::from_secs(2));
-        let page = Page { readiness: Readiness::default(), metrics, signs: Arc::clone(&signs) };
+        let page = Page {
+            readiness: Readiness::default(),
+            metrics,
+            metrics_elsewhere: None,
+            signs: Arc::clone(&signs),
+        };
         let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = free.local_addr().unwrap();
         let _ended = serve_on(free, page).unwrap();

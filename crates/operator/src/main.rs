@@ -16,6 +16,8 @@ mod leader;
 mod log;
 mod memory;
 mod metrics;
+mod metrics_access;
+mod metrics_server;
 mod news;
 mod observed;
 mod owner;

@@ -35,8 +35,8 @@ use crate::traces::Traces;
 use crate::wake::{self, Taken, Wake, Woken};
 use crate::world::{Place, Watches, World};
 use crate::{
-    certificate, definitions, health, inventory, keyvault, kubernetes, log, observed, pace, proofs, scrape,
-    sync, token_file, traffic, watch, world,
+    certificate, definitions, health, inventory, keyvault, kubernetes, log, metrics_server, observed, pace,
+    proofs, scrape, sync, token_file, traffic, watch, world,
 };
 
 /// How long the writes in hand may take after SIGTERM: less than the 30 s Kubernetes waits before it kills.
@@ -95,12 +95,14 @@ async fn work(settings: Settings, signals: Signals) -> anyhow::Result<()> {
     let page = health::Page {
         readiness: readiness.clone(),
         metrics: Arc::clone(&metrics),
+        metrics_elsewhere: settings.metrics_address,
         signs: Arc::clone(&signs),
     };
     let health = health::serve(settings.health_address, page)?;
     let transport_settings = transport_settings(&settings)?;
     let client = kubernetes::client().await.context("the Kubernetes API server cannot be reached")?;
     let client = traffic::counted(client, Arc::clone(&metrics));
+    metrics_server::serve(&settings, client.clone(), Arc::clone(&metrics))?;
     let proofs = Arc::new(proofs::ClusterProofs::new(client.clone()));
     let fence = Arc::clone(&lease) as Arc<dyn Fence>;
     let observer = Arc::new(observed::VaultCalls(Arc::clone(&metrics)));

@@ -128,6 +128,24 @@ pub(crate) struct Settings {
     #[arg(long, env = "KEYVAULT_SYNC_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
     pub health_address: SocketAddr,
 
+    /// Where /metrics is served over HTTPS instead, for who shows a bearer token of the cluster that may get the non-resource URL
+    /// /metrics: 0.0.0.0:8443 [default: at --health-address, over HTTP, for everybody].
+    #[arg(long, env = "KEYVAULT_SYNC_METRICS_ADDRESS")]
+    pub metrics_address: Option<SocketAddr>,
+
+    /// PEM file of the certificate that is shown there, read again when it changes [default: one made at the start].
+    #[arg(
+        long,
+        env = "KEYVAULT_SYNC_METRICS_CERTIFICATE",
+        requires = "metrics_key",
+        requires = "metrics_address"
+    )]
+    pub metrics_certificate: Option<PathBuf>,
+
+    /// PEM file of its key.
+    #[arg(long, env = "KEYVAULT_SYNC_METRICS_KEY", requires = "metrics_certificate")]
+    pub metrics_key: Option<PathBuf>,
+
     /// After how long a watch of the API server is ended and asked for anew: shorter than anything on the way lets a quiet
     /// connection live (AKS: 240 s). A watch that shows nothing for three times as long fails /livez.
     #[arg(long, env = "KEYVAULT_SYNC_WATCH_TIMEOUT", default_value = "200s")]
