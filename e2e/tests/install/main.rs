@@ -48,7 +48,8 @@ const PROMISES: &[Promise] = promises![
     other_values_while_certificates_renew,
     an_older_definition_is_brought_up_to_date_while_certificates_renew,
     a_newer_definition_is_never_put_back,
-    the_leader_dies_and_another_leads,
+    the_leaders_process_is_killed_and_goes_on,
+    the_leader_is_deleted_and_another_leads,
     a_node_is_drained_and_renewals_arrive,
     an_image_that_is_not_there_stops_nothing,
     uninstalled_the_vault_and_the_wishes_stay,
@@ -283,7 +284,26 @@ async fn a_newer_definition_is_never_put_back(stage: &Stage) -> anyhow::Result<(
     stage.one_version_each()
 }
 
-async fn the_leader_dies_and_another_leads(stage: &Stage) -> anyhow::Result<()> {
+async fn the_leaders_process_is_killed_and_goes_on(stage: &Stage) -> anyhow::Result<()> {
+    let leader = stage.leader(NAMESPACE).await?;
+    let uid = stage
+        .kubectl(&["get", "pod", &leader, "--namespace", NAMESPACE, "--output=jsonpath={.metadata.uid}"])
+        .await?;
+    let killed = async {
+        stage.kill_container(&uid)?;
+        let path = "--output=jsonpath={.status.containerStatuses[0].restartCount}";
+        wait::until("the container to be started again", || async {
+            let count = stage.kubectl(&["get", "pod", &leader, "--namespace", NAMESPACE, path]).await?;
+            Ok(if count == "1" { Seen::Done(()) } else { Seen::NotYet(format!("{count} restarts")) })
+        })
+        .await?;
+        stage.two_are_ready(NAMESPACE).await
+    };
+    stage.while_renewing(killed).await?;
+    stage.one_version_each()
+}
+
+async fn the_leader_is_deleted_and_another_leads(stage: &Stage) -> anyhow::Result<()> {
     stage.two_are_ready(NAMESPACE).await?;
     let leader = stage.leader(NAMESPACE).await?;
     let dying = async {

@@ -273,6 +273,23 @@ impl Stage {
         .await
     }
 
+    /// Kills the operator's process in a pod, as the kernel does when memory is short. All processes of the nodes are in our sandbox, and
+    /// of the pod's two the other one only waits.
+    pub(crate) fn kill_container(&self, pod_uid: &str) -> anyhow::Result<()> {
+        for entry in fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let is_its = fs::read_to_string(path.join("cgroup")).is_ok_and(|groups| groups.contains(pod_uid));
+            let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+            if is_its && name.trim_end() == "keyvault-sync" {
+                let pid = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+                let pid = pid.and_then(rustix::process::Pid::from_raw).context("no process id")?;
+                return rustix::process::kill_process(pid, rustix::process::Signal::KILL)
+                    .context("cannot kill it");
+            }
+        }
+        anyhow::bail!("no process of pod {pod_uid} is there")
+    }
+
     /// The pod that leads.
     pub(crate) async fn leader(&self, namespace: &str) -> anyhow::Result<String> {
         let leases: Api<Lease> = Api::namespaced(self.cluster().admin(), namespace);

@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow, ensure};
 use keyvault_sync_e2e::{LocalCluster, tools};
 use serde_json::{Value, json};
 
-use super::{Case, RELEASE};
+use super::{Case, RELEASE, install_page};
 use crate::command;
 
 /// Kinds whose schema is another project's.
@@ -34,7 +34,7 @@ async fn ask(rendered: &[(Case, String)]) -> anyhow::Result<()> {
         cluster.apply(&fs::read_to_string(crd?.path())?).await?;
     }
     let mut namespaces = String::new();
-    for namespace in NAMESPACES.into_iter().chain([RELEASE.1]) {
+    for namespace in NAMESPACES.into_iter().chain([RELEASE.1, install_page::NAME]) {
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"});
         let metadata = json!({"name": namespace, "labels": labels});
         let _ = writeln!(
@@ -69,16 +69,18 @@ async fn ask(rendered: &[(Case, String)]) -> anyhow::Result<()> {
         }
         findings.extend(dry_run(&cluster, &case.name, &ours).await?);
     }
+    findings.extend(install_page::findings(&cluster).await?);
     cluster.stop().await?;
     ensure!(
         findings.is_empty(),
-        "the API server would not take what the chart renders:\n  {}",
+        "the API server would not take what the chart renders or docs/install.md says:\n  {}",
         findings.join("\n  ")
     );
     println!(
         "{} renderings pass kubeconform (-strict) and a dry run of the API server, restricted",
         rendered.len()
     );
+    println!("the API server takes the values, the overlay and the resources of docs/install.md too");
     println!(
         "not judged, since their definitions are other projects': {}",
         Vec::from_iter(foreign).join(", ")
@@ -86,7 +88,11 @@ async fn ask(rendered: &[(Case, String)]) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn dry_run(cluster: &LocalCluster, name: &str, text: &str) -> anyhow::Result<Option<String>> {
+pub(super) async fn dry_run(
+    cluster: &LocalCluster,
+    name: &str,
+    text: &str,
+) -> anyhow::Result<Option<String>> {
     let arguments = ["apply", "--server-side", "--dry-run=server", "--output=name", "--filename=-"];
     let output = cluster.kubectl_with_input(&arguments, text).await?;
     let said = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
@@ -114,7 +120,7 @@ fn accounts(text: &str) -> anyhow::Result<String> {
 }
 
 /// The objects of Kubernetes and of ours.
-fn without_foreign(text: &str, foreign: &mut BTreeSet<String>) -> anyhow::Result<String> {
+pub(super) fn without_foreign(text: &str, foreign: &mut BTreeSet<String>) -> anyhow::Result<String> {
     let mut ours = String::new();
     for document in text.split("\n---\n") {
         let object: Value =
