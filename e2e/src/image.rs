@@ -23,6 +23,9 @@ const PROGRAM: &str = "keyvault-sync-program:test";
 /// As in the Dockerfile, which a test compares.
 const RUSTFLAGS: &str = "-C target-feature=+crt-static";
 
+/// What dockerd and its containerd would write beside their folders: inside, these are empty ones.
+const HIDDEN: &str = r#"mount -t tmpfs none /run && mount -t tmpfs none /opt && exec "$@""#;
+
 const ENGINE_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
@@ -97,15 +100,18 @@ impl Engine {
         fs::create_dir_all(&folder)?;
         let daemon = debian.command("dockerd")?;
         let mut command = Command::new("unshare");
-        command
-            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
-            .arg(daemon.get_program());
+        command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        command.args(["sh", "-c", HIDDEN, "sh"]).arg(daemon.get_program());
         for (name, value) in daemon.get_envs() {
             command.env(name, value.unwrap_or_default());
         }
-        for (option, name) in
-            [("data-root", "data"), ("exec-root", "exec"), ("pidfile", "pid"), ("config-file", "none.json")]
-        {
+        for (option, name) in [
+            ("data-root", "data"),
+            ("exec-root", "exec"),
+            ("pidfile", "pid"),
+            ("config-file", "none.json"),
+            ("deprecated-key-path", "key.json"),
+        ] {
             command.arg(format!("--{option}={}", folder.join(name).display()));
         }
         // The machine's network stays as it is.

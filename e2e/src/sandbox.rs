@@ -17,7 +17,7 @@ use crate::process::Process;
 const VARIABLE: &str = "KEYVAULT_SYNC_SANDBOX";
 
 /// Where programs leave sockets, logs and state: each is an empty one inside.
-const EMPTY_INSIDE: [&str; 3] = ["/run", "/var/lib", "/var/log"];
+const EMPTY_INSIDE: [&str; 4] = ["/opt", "/run", "/var/lib", "/var/log"];
 
 /// Kernel settings that are the whole machine's, and what the kubelet wants them to be, or else makes them: inside, these files say
 /// that they are so.
