@@ -105,19 +105,17 @@ impl Engine {
         for (name, value) in daemon.get_envs() {
             command.env(name, value.unwrap_or_default());
         }
-        for (option, name) in [
-            ("data-root", "data"),
-            ("exec-root", "exec"),
-            ("pidfile", "pid"),
-            ("config-file", "none.json"),
-            ("deprecated-key-path", "key.json"),
-        ] {
+        for (option, name) in
+            [("data-root", "data"), ("exec-root", "exec"), ("pidfile", "pid"), ("config-file", "daemon.json")]
+        {
             command.arg(format!("--{option}={}", folder.join(name).display()));
         }
         // The machine's network stays as it is.
         command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
         command.arg(format!("--host=unix://{}", socket(&folder).display()));
-        fs::write(folder.join("none.json"), "{}")?;
+        // Else it writes a key of its own to /etc/docker.
+        let settings = serde_json::json!({"deprecated-key-path": folder.join("key.json")});
+        fs::write(folder.join("daemon.json"), settings.to_string())?;
         let daemon = Process::spawn("dockerd", &command, &folder.join("dockerd.log"))?;
         let engine = Engine { debian: debian.clone(), folder, daemon };
         engine.wait()?;
