@@ -18,6 +18,12 @@ const FOREIGN: [&str; 3] = ["ServiceMonitor", "PrometheusRule", "CiliumNetworkPo
 /// Where the renderings want to put things beside the release's own namespace.
 const NAMESPACES: [&str; 2] = ["web", "shop"];
 
+/// Manifests that must not pass, or the schemas are not closed and nothing is judged.
+const UNKNOWN_FIELDS: [&str; 2] = [
+    "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, content: {}}",
+    "{apiVersion: keyvaultsync.io/v1alpha1, kind: KeyVault, metadata: {name: a}, spec: {url: 'https://a.vault.azure.net', grant: []}}",
+];
+
 /// Asks a real API server and kubeconform.
 pub(super) fn admits(rendered: &[(Case, String)]) -> anyhow::Result<()> {
     let runtime =
@@ -52,21 +58,16 @@ async fn ask(rendered: &[(Case, String)]) -> anyhow::Result<()> {
         .apply("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: gvisor}\nhandler: runsc")
         .await?;
     schemas(&cluster, &folder.join("schemas")).await?;
+    let conforms = |name: &str, manifest: &str| conforms(&kubeconform, &folder, name, manifest);
+    for wrong in UNKNOWN_FIELDS {
+        ensure!(conforms("wrong", wrong)?.is_some(), "kubeconform takes a field that there is not: {wrong}");
+    }
 
     let mut findings = Vec::new();
     let mut foreign = BTreeSet::new();
     for (case, text) in rendered {
-        let manifest = folder.join(format!("{}.yaml", case.name));
         let ours = without_foreign(text, &mut foreign)?;
-        fs::write(&manifest, &ours)?;
-        let location = folder.join("schemas").join("{{.ResourceKind}}{{.KindSuffix}}.json");
-        let mut conform = std::process::Command::new(&kubeconform);
-        conform.arg("-strict").arg("-schema-location").arg(&location).arg(&manifest);
-        let judged = conform.output().context("cannot start kubeconform")?;
-        if !judged.status.success() {
-            let said = String::from_utf8_lossy(&judged.stdout).trim_end().to_owned();
-            findings.push(format!("{}: kubeconform: {said}", case.name));
-        }
+        findings.extend(conforms(&case.name, &ours)?);
         findings.extend(dry_run(&cluster, &case.name, &ours).await?);
     }
     findings.extend(install_page::findings(&cluster).await?);
@@ -86,6 +87,18 @@ async fn ask(rendered: &[(Case, String)]) -> anyhow::Result<()> {
         Vec::from_iter(foreign).join(", ")
     );
     Ok(())
+}
+
+/// What kubeconform has against a manifest.
+fn conforms(kubeconform: &Path, folder: &Path, name: &str, text: &str) -> anyhow::Result<Option<String>> {
+    let manifest = folder.join(format!("{name}.yaml"));
+    fs::write(&manifest, text)?;
+    let location = folder.join("schemas").join("{{.ResourceKind}}{{.KindSuffix}}.json");
+    let mut conform = std::process::Command::new(kubeconform);
+    conform.arg("-strict").arg("-schema-location").arg(&location).arg(&manifest);
+    let judged = conform.output().context("cannot start kubeconform")?;
+    let said = String::from_utf8_lossy(&judged.stdout).trim_end().to_owned();
+    Ok((!judged.status.success()).then(|| format!("{name}: kubeconform: {said}")))
 }
 
 pub(super) async fn dry_run(
