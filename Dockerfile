@@ -26,7 +26,9 @@ FROM tools AS build
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 # A layer of its own, made again only when a dependency changes.
 COPY --from=dependencies /src/recipe.json recipe.json
-RUN cargo chef cook --locked --release --target host-tuple --package keyvault-sync --recipe-path recipe.json
+# cargo-chef needs the target's name, where cargo itself takes "host-tuple".
+RUN cargo chef cook --locked --release --target "$(rustc -vV | sed -n 's/^host: //p')" \
+    --package keyvault-sync --recipe-path recipe.json
 COPY . .
 ARG REVISION=
 # cargo-auditable writes the dependencies' names and versions into the program, where scanners of images find them.

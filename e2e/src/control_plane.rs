@@ -170,6 +170,8 @@ impl ControlPlane {
                 ("use-service-account-credentials", "true".to_owned()),
                 // It is the only one.
                 ("leader-elect", "false".to_owned()),
+                // It makes this folder.
+                ("flex-volume-plugin-dir", self.path("volume-plugins")),
                 // Nobody asks it for anything: no port.
                 ("secure-port", "0".to_owned()),
                 // The default of 20 requests a second makes the deletion of a few hundred objects take minutes.

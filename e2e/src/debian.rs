@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
+use sha2::{Digest, Sha256};
+
 use crate::process::Process;
-use crate::tools;
+use crate::{guardian, tools};
 
 /// What is unpacked. The libraries are those that a small installation may lack.
 const PACKAGES: [&str; 13] = [
@@ -27,6 +29,9 @@ const PACKAGES: [&str; 13] = [
     "libsystemd0",
     "libxtables12",
 ];
+
+/// In others, packages are cut in another way.
+const RELEASE: &str = "bookworm";
 
 /// Folders of programs in a package.
 const PROGRAM_FOLDERS: [&str; 4] = ["usr/sbin", "usr/bin", "sbin", "bin"];
@@ -48,11 +53,14 @@ impl Debian {
     pub fn ensure() -> anyhow::Result<Debian> {
         let cache = tools::cache_root()?;
         fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
-        let root = cache.join(format!("debian-{}", codename()?));
+        let hash = Sha256::digest(PACKAGES.join(" "));
+        let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let root = cache.join(format!("debian-{RELEASE}-{hash}"));
         let _lock = tools::lock(&cache.join(".debian.lock"))?;
         if !root.is_dir() {
             // Under another name until it is whole: who is interrupted begins again.
             let unfinished = tempfile::Builder::new().prefix(".debian-").tempdir_in(&cache)?;
+            guardian::remove_with_us(unfinished.path())?;
             fetch(unfinished.path())?;
             let unpacked = unfinished.path().join("root");
             fs::rename(&unpacked, &root).with_context(|| format!("cannot move {}", unpacked.display()))?;
@@ -101,16 +109,17 @@ impl Debian {
     }
 }
 
-/// `bookworm`, say.
-fn codename() -> anyhow::Result<String> {
+/// Why this machine has no such packages, in a sentence; `None` if it has.
+pub fn obstacle() -> Option<String> {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let value = |key: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
-        Some(line.trim_matches('"').to_owned())
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_default().trim_matches('"').to_owned()
     };
-    let is_debian = value("ID").as_deref() == Some("debian");
-    let codename = value("VERSION_CODENAME").filter(|_| is_debian);
-    codename.context("this machine is no Debian, from whose packages containerd, runc and dockerd are taken")
+    let is_it = value("ID") == "debian" && value("VERSION_CODENAME") == RELEASE;
+    (!is_it).then(|| {
+        format!("it needs Debian {RELEASE}, from whose packages it takes containerd, runc and dockerd")
+    })
 }
 
 /// Fetches the packages into `folder` and unpacks them into `folder/root`. apt keeps its lists there too: those of the machine may
@@ -139,8 +148,11 @@ fn fetch(folder: &Path) -> anyhow::Result<()> {
 
 fn apt_get(folder: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     let log = folder.join("apt.log");
+    // What the machine does after an update of its own lists is for those.
+    let settings = folder.join("apt.conf");
+    fs::write(&settings, "#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n")?;
     let mut command = Command::new("apt-get");
-    command.current_dir(folder).arg("--quiet");
+    command.current_dir(folder).env("APT_CONFIG", settings).arg("--quiet");
     for (option, value) in [
         ("Dir::State", folder.join("state")),
         ("Dir::State::status", PathBuf::from("/var/lib/dpkg/status")),

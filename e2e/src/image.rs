@@ -23,7 +23,18 @@ const PROGRAM: &str = "keyvault-sync-program:test";
 /// As in the Dockerfile, which a test compares.
 const RUSTFLAGS: &str = "-C target-feature=+crt-static";
 
+/// What dockerd and its containerd would write beside their folders: inside, these are empty ones. Nor would they leave the kernel without
+/// AppArmor profiles of theirs.
+const HIDDEN: &str = r#"
+mount -t tmpfs none /run && mount -t tmpfs none /opt || exit 1
+if [ -e /sys/module/apparmor/parameters/enabled ]; then
+    mount --bind /dev/null /sys/module/apparmor/parameters/enabled || exit 1
+fi
+exec "$@""#;
+
 const ENGINE_LIMIT: Duration = Duration::from_secs(60);
+/// Each takes seconds.
+const STEP_LIMIT: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Images, as `docker save` writes them.
@@ -51,10 +62,10 @@ pub fn build(folder: &Path, debian: &Debian) -> anyhow::Result<Image> {
     fs::create_dir_all(&stage)?;
     fs::copy(&program, stage.join("keyvault-sync")).context("cannot copy the operator")?;
     let layer = folder.join("program.tar");
-    run(Command::new("tar").arg("-C").arg(&stage).arg("-cf").arg(&layer).arg("keyvault-sync"))?;
-    run(engine.docker()?.arg("import").arg(&layer).arg(PROGRAM))?;
-    run(engine
-        .docker()?
+    run(folder, Command::new("tar").arg("-cf").arg(&layer).arg("-C").arg(&stage).arg("keyvault-sync"))?;
+    run(folder, engine.docker()?.arg("import").arg(&layer).arg(PROGRAM))?;
+    let mut build = engine.docker()?;
+    build
         // BuildKit makes the stages that the asked one needs, and no others.
         .env("DOCKER_BUILDKIT", "1")
         .args(["build", "--progress=plain", "--network=none", "--target=runtime"])
@@ -62,10 +73,11 @@ pub fn build(folder: &Path, debian: &Debian) -> anyhow::Result<Image> {
         .args(["--tag", &format!("{}:{OTHER_TAG}", NAME.0), "--file"])
         .arg(repository().join("Dockerfile"))
         // Nothing is taken from the sources.
-        .arg(&stage))?;
+        .arg(&stage);
+    run(folder, &build)?;
     let archive = folder.join("image.tar");
     let save = |archive: &Path, image: &str| {
-        run(engine.docker()?.arg("save").arg("--output").arg(archive).arg(image))
+        run(folder, engine.docker()?.arg("save").arg("--output").arg(archive).arg(image))
     };
     save(&archive, NAME.0)?;
     let pause = folder.join("pause.tar");
@@ -78,12 +90,15 @@ pub fn build(folder: &Path, debian: &Debian) -> anyhow::Result<Image> {
 fn pause_image(engine: &Engine, folder: &Path) -> anyhow::Result<()> {
     let (source, layer) = (folder.join("pause.c"), folder.join("pause-layer.tar"));
     fs::write(&source, include_str!("pause.c"))?;
-    run(Command::new("cc").args(["-static", "-O2", "-o"]).arg(folder.join("pause")).arg(&source))?;
-    run(Command::new("tar").arg("-C").arg(folder).arg("-cf").arg(&layer).arg("pause"))?;
-    run(engine.docker()?.args(["import", "--change", "ENTRYPOINT [\"/pause\"]"]).arg(&layer).arg(PAUSE))
+    run(folder, Command::new("cc").args(["-static", "-O2", "-o"]).arg(folder.join("pause")).arg(&source))?;
+    run(folder, Command::new("tar").arg("-cf").arg(&layer).arg("-C").arg(folder).arg("pause"))?;
+    run(
+        folder,
+        engine.docker()?.args(["import", "--change", "ENTRYPOINT [\"/pause\"]"]).arg(&layer).arg(PAUSE),
+    )
 }
 
-/// A Docker engine of our own. It sees its own processes and mounts only, which end with it.
+/// A Docker engine of our own. It sees its own processes, mounts and network only, which end with it.
 struct Engine {
     debian: Debian,
     folder: PathBuf,
@@ -97,21 +112,22 @@ impl Engine {
         fs::create_dir_all(&folder)?;
         let daemon = debian.command("dockerd")?;
         let mut command = Command::new("unshare");
-        command
-            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
-            .arg(daemon.get_program());
+        command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        command.args(["sh", "-c", HIDDEN, "sh"]).arg(daemon.get_program());
         for (name, value) in daemon.get_envs() {
             command.env(name, value.unwrap_or_default());
         }
         for (option, name) in
-            [("data-root", "data"), ("exec-root", "exec"), ("pidfile", "pid"), ("config-file", "none.json")]
+            [("data-root", "data"), ("exec-root", "exec"), ("pidfile", "pid"), ("config-file", "daemon.json")]
         {
             command.arg(format!("--{option}={}", folder.join(name).display()));
         }
-        // The machine's network stays as it is.
+        // It needs none, and would change settings of the one it is in.
         command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
         command.arg(format!("--host=unix://{}", socket(&folder).display()));
-        fs::write(folder.join("none.json"), "{}")?;
+        // Else it writes a key of its own to /etc/docker.
+        let settings = serde_json::json!({"deprecated-key-path": folder.join("key.json")});
+        fs::write(folder.join("daemon.json"), settings.to_string())?;
         let daemon = Process::spawn("dockerd", &command, &folder.join("dockerd.log"))?;
         let engine = Engine { debian: debian.clone(), folder, daemon };
         engine.wait()?;
@@ -153,18 +169,18 @@ fn compressed_bytes(archive: &Path) -> anyhow::Result<u64> {
     Ok(u64::try_from(output.stdout.len())?)
 }
 
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let name =
+/// Runs it with its output in a log of `folder`, and not for ever.
+fn run(folder: &Path, command: &Command) -> anyhow::Result<()> {
+    let program =
         Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {name}"))?;
-    ensure!(
-        output.status.success(),
-        "{name} failed ({}):\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
+    let verb = command.get_args().map(|word| word.to_string_lossy()).find(|word| !word.starts_with('-'));
+    let name = format!("{program} {}", verb.unwrap_or_default());
+    let process = Process::spawn(&name, command, &folder.join("steps.log"))?;
+    match process.wait_blocking(STEP_LIMIT) {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => bail!("`{name}` failed ({status}):\n{}", process.log_tail(30)),
+        None => bail!("`{name}` did not end in {} s:\n{}", STEP_LIMIT.as_secs(), process.log_tail(30)),
+    }
 }
 
 fn repository() -> PathBuf {

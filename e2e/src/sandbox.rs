@@ -10,14 +10,16 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
-use crate::guardian;
+use tempfile::TempDir;
+
 use crate::process::Process;
+use crate::{debian, guardian, tools};
 
 /// Says to the program that it is inside, and which folder is its own.
 const VARIABLE: &str = "KEYVAULT_SYNC_SANDBOX";
 
 /// Where programs leave sockets, logs and state: each is an empty one inside.
-const EMPTY_INSIDE: [&str; 3] = ["/run", "/var/lib", "/var/log"];
+const EMPTY_INSIDE: [&str; 4] = ["/opt", "/run", "/var/lib", "/var/log"];
 
 /// Kernel settings that are the whole machine's, and what the kubelet wants them to be, or else makes them: inside, these files say
 /// that they are so.
@@ -33,6 +35,9 @@ const KERNEL_SETTINGS: [(&str, &str); 6] = [
 /// What the kernel gives control groups by.
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
+/// What a kubelet wants to see in its group.
+const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "memory", "pids", "hugetlb", "io"];
+
 /// Why this machine cannot do it, in a sentence; `None` where it can.
 pub fn obstacle() -> Option<String> {
     if !cfg!(target_os = "linux") {
@@ -41,12 +46,26 @@ pub fn obstacle() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("it needs root: run it with sudo".to_owned());
     }
-    for program in ["unshare", "nsenter", "mount", "apt-get", "dpkg-deb", "cc"] {
+    if let Some(why) = debian::obstacle() {
+        return Some(why);
+    }
+    for program in ["unshare", "nsenter", "mount", "apt-get", "dpkg-deb", "cc", "tar", "gzip"] {
         let found = std::env::var_os("PATH")
             .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
         if !found {
             return Some(format!("it needs the program {program}, which is not on PATH"));
         }
+    }
+    let here =
+        [std::env::temp_dir(), tools::cache_root().unwrap_or_default(), env!("CARGO_MANIFEST_DIR").into()];
+    let hidden = here.iter().find(|path| EMPTY_INSIDE.iter().any(|empty| path.starts_with(empty)));
+    if let Some(path) = hidden {
+        let places = EMPTY_INSIDE.join(", ");
+        return Some(format!(
+            "{} would not be seen inside, where {places} are empty: set TMPDIR or KEYVAULT_SYNC_CACHE to another folder, or clone \
+             elsewhere",
+            path.display()
+        ));
     }
     let works = Command::new("unshare").args(["--net", "--mount", "--pid", "--fork", "true"]).output();
     match works {
@@ -64,13 +83,25 @@ pub fn folder() -> Option<PathBuf> {
     std::env::var_os(VARIABLE).map(PathBuf::from)
 }
 
-/// Runs this program once more, inside, with these arguments, and waits for its end. `folder`, which is removed with us, is for what it
+/// A folder for a sandbox, which is removed with us.
+///
+/// # Errors
+/// It cannot be made.
+pub fn new_folder() -> anyhow::Result<TempDir> {
+    let folder = tempfile::Builder::new()
+        .prefix("keyvault-sync-install-")
+        .tempdir()
+        .context("cannot make a temporary folder; TMPDIR says where")?;
+    guardian::remove_with_us(folder.path())?;
+    Ok(folder)
+}
+
+/// Runs this program once more, inside, with these arguments, and waits for its end. `folder` (`new_folder`) is for what it
 /// writes; there is a control group of the folder's name.
 ///
 /// # Errors
 /// It cannot be started, or does not end in time.
 pub fn run(folder: &Path, arguments: &[&OsStr], limit: Duration) -> anyhow::Result<ExitStatus> {
-    guardian::remove_with_us(folder)?;
     let groups = control_groups(folder)?;
     for group in &groups {
         guardian::remove_with_us(group)?;
@@ -100,6 +131,12 @@ pub fn run(folder: &Path, arguments: &[&OsStr], limit: Duration) -> anyhow::Resu
 /// # Errors
 /// A mount is refused.
 pub fn settle(folder: &Path) -> anyhow::Result<()> {
+    ensure!(std::process::id() == 1, "{VARIABLE} is set, but this is no sandbox: unset it, and one is made");
+    let apparmor = "/sys/module/apparmor/parameters/enabled";
+    if Path::new(apparmor).exists() {
+        // Profiles that containerd loads would stay in the kernel.
+        mount(&["--bind", "/dev/null", apparmor])?;
+    }
     for place in EMPTY_INSIDE {
         mount(&["-t", "tmpfs", "none", place])?;
     }
@@ -152,12 +189,30 @@ fn control_groups(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 fn make_control_group(group: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(group)
         .with_context(|| format!("cannot make the control group {}", group.display()))?;
+    // In the second version a group has the controllers that those above hand down, from the first on.
+    let mut above: Vec<_> = group.ancestors().take_while(|above| above.starts_with(CONTROL_GROUPS)).collect();
+    above.reverse();
+    above.into_iter().try_for_each(hand_down)?;
     // A new one of the first version may use no processor until it is told which.
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let (ours, above) = (group.join(file), group.join("..").join(file));
         if ours.is_file() {
             fs::write(&ours, fs::read_to_string(above)?)
                 .with_context(|| format!("cannot set {}", ours.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn hand_down(group: &Path) -> anyhow::Result<()> {
+    let file = group.join("cgroup.subtree_control");
+    for controller in
+        fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default().split_whitespace()
+    {
+        if CONTROLLERS.contains(&controller) {
+            fs::write(&file, format!("+{controller}")).with_context(|| {
+                format!("the controller {controller} cannot be handed down by {}", file.display())
+            })?;
         }
     }
     Ok(())

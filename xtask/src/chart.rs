@@ -2,6 +2,7 @@
 //! what neither Helm nor the API server would find. Installing it on a node is the install test's work.
 
 mod cluster;
+mod install_page;
 mod plain;
 mod values;
 

@@ -1,4 +1,4 @@
-//! What RBAC cannot say about who writes what: ValidatingAdmissionPolicies. `cargo xtask gen` writes them to `deploy/` and the chart.
+//! What RBAC cannot say about who writes what: ValidatingAdmissionPolicies. `cargo xtask gen` writes them to the chart, of which `deploy/` is made.
 //! Who may call at all is left to `rbac`; what a well-formed object is, to the schema of each kind.
 
 use k8s_openapi::api::admissionregistration::v1::{

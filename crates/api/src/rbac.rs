@@ -1,4 +1,4 @@
-//! What the operator may do in the cluster: the least that its calls need. `cargo xtask gen` writes it to `deploy/` and the chart.
+//! What the operator may do in the cluster: the least that its calls need. `cargo xtask gen` writes it to the chart, of which `deploy/` is made.
 //! Who is bound to it is left to the manifests that install the operator; what RBAC cannot say, to `admission`.
 
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};

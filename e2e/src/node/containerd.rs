@@ -97,6 +97,7 @@ address = {socket:?}
 sandbox_image = {pause:?}
 # Without the right to do so (CAP_SYS_RESOURCE) runc would fail to make a process less likely to be killed than we are.
 restrict_oom_score_adj = true
+disable_apparmor = true
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]

@@ -1,4 +1,4 @@
-//! The kubelet of a node: its settings, and its start.
+//! The kubelet of a node: its settings and its start. When the node is ready is seen by its object in the API server.
 
 use std::fs;
 use std::path::Path;

@@ -48,7 +48,8 @@ const PROMISES: &[Promise] = promises![
     other_values_while_certificates_renew,
     an_older_definition_is_brought_up_to_date_while_certificates_renew,
     a_newer_definition_is_never_put_back,
-    the_leader_dies_and_another_leads,
+    the_leaders_process_is_killed_and_goes_on,
+    the_leader_is_deleted_and_another_leads,
     a_node_is_drained_and_renewals_arrive,
     an_image_that_is_not_there_stops_nothing,
     uninstalled_the_vault_and_the_wishes_stay,
@@ -79,7 +80,7 @@ fn outside() -> anyhow::Result<()> {
     tools::ensure_node_tools()?;
     tools::helm()?;
     let debian = Debian::ensure()?;
-    let folder = tempfile::Builder::new().prefix("keyvault-sync-install-").tempdir()?;
+    let folder = sandbox::new_folder()?;
     let image = image::build(folder.path(), &debian)?;
     let megabytes = image.compressed_bytes as f64 / 1e6;
     println!("the image weighs {megabytes:.1} MB compressed (goal {IMAGE_GOAL_MB} MB)");
@@ -195,8 +196,8 @@ async fn users_see_how_it_is(stage: &Stage) -> anyhow::Result<()> {
     let seen = stage.kubectl(&["get", "keyvaultsyncs", "--all-namespaces"]).await?;
     print!("{}", indented(&seen));
     let line = seen.lines().find(|line| line.starts_with(TEAM)).context("no line of the resource")?;
-    for word in ["certificates", "True", "3"] {
-        ensure!(line.split_whitespace().any(|cell| cell.starts_with(word)), "no {word:?} in {line:?}");
+    for word in ["certificates", "True", "Synced", "3/3"] {
+        ensure!(line.split_whitespace().any(|cell| cell == word), "no {word:?} in {line:?}");
     }
     let vaults = stage.kubectl(&["get", "keyvaults"]).await?;
     print!("{}", indented(&vaults));
@@ -283,9 +284,29 @@ async fn a_newer_definition_is_never_put_back(stage: &Stage) -> anyhow::Result<(
     stage.one_version_each()
 }
 
-async fn the_leader_dies_and_another_leads(stage: &Stage) -> anyhow::Result<()> {
+async fn the_leaders_process_is_killed_and_goes_on(stage: &Stage) -> anyhow::Result<()> {
+    let leader = stage.leader(NAMESPACE).await?;
+    let uid = stage
+        .kubectl(&["get", "pod", &leader, "--namespace", NAMESPACE, "--output=jsonpath={.metadata.uid}"])
+        .await?;
+    let killed = async {
+        stage.kill_container(&uid)?;
+        let path = "--output=jsonpath={.status.containerStatuses[0].restartCount}";
+        wait::until("the container to be started again", || async {
+            let count = stage.kubectl(&["get", "pod", &leader, "--namespace", NAMESPACE, path]).await?;
+            Ok(if count == "1" { Seen::Done(()) } else { Seen::NotYet(format!("{count} restarts")) })
+        })
+        .await?;
+        stage.two_are_ready(NAMESPACE).await
+    };
+    stage.while_renewing(killed).await?;
+    stage.one_version_each()
+}
+
+async fn the_leader_is_deleted_and_another_leads(stage: &Stage) -> anyhow::Result<()> {
     stage.two_are_ready(NAMESPACE).await?;
     let leader = stage.leader(NAMESPACE).await?;
+    let before = stage.transitions(NAMESPACE).await?;
     let dying = async {
         stage
             .kubectl(&["delete", "pod", &leader, "--namespace", NAMESPACE, "--grace-period=0", "--force"])
@@ -293,8 +314,9 @@ async fn the_leader_dies_and_another_leads(stage: &Stage) -> anyhow::Result<()> 
         stage.two_are_ready(NAMESPACE).await
     };
     stage.while_renewing(dying).await?;
-    let next = stage.leader(NAMESPACE).await?;
-    ensure!(next != leader, "{leader} still leads");
+    ensure!(stage.leader(NAMESPACE).await? != leader, "{leader} still leads");
+    let after = stage.transitions(NAMESPACE).await?;
+    ensure!(after > before, "the Lease has changed hands {after} times, before it was {before}");
     stage.one_version_each()
 }
 
@@ -308,27 +330,25 @@ async fn a_node_is_drained_and_renewals_arrive(stage: &Stage) -> anyhow::Result<
     };
     let pods = stage.while_renewing(drain).await?;
     ensure!(pods.iter().all(|pod| stage::node_of(pod) != node), "a replica is on the drained node");
-    // Both on one node now: a second eviction at a time is not allowed.
-    let budget = stage
-        .kubectl(&[
-            "get",
-            "poddisruptionbudget",
-            RELEASE,
-            "--namespace",
-            NAMESPACE,
-            "--output=jsonpath={.status.disruptionsAllowed}",
-        ])
-        .await?;
-    ensure!(budget == "1", "the budget allows {budget} disruptions");
+    // Both are on one node now, and only one of them may be away at a time.
+    stage.second_eviction_is_refused(&pods).await?;
     stage.kubectl(&["uncordon", &node]).await?;
+    stage.two_are_ready(NAMESPACE).await?;
+    stage.all_renew().await?;
     stage.one_version_each()
 }
 
 async fn an_image_that_is_not_there_stops_nothing(stage: &Stage) -> anyhow::Result<()> {
-    let failed = stage
-        .install(&["--set=image.tag=missing", "--set=crds.upgrade=false", "--wait", "--timeout=20s"])
-        .await;
-    ensure!(failed.is_err(), "an image that is not there was installed");
+    let failed =
+        stage.install(&["--set=image.tag=missing", "--set=crds.upgrade=false", "--wait", "--timeout=20s"]);
+    ensure!(failed.await.is_err(), "an image that is not there was installed");
+    let states = "--output=jsonpath={range .items[*]}{.spec.containers[0].image} {.status.phase} \
+                  {.status.containerStatuses[0].state.waiting.reason}{\"\\n\"}{end}";
+    let component = "--selector=app.kubernetes.io/component=operator";
+    let seen = stage.kubectl(&["get", "pods", "--namespace", NAMESPACE, component, states]).await?;
+    let missing = seen.lines().find(|line| line.contains(":missing")).context("no pod has that image")?;
+    ensure!(missing.contains("ErrImageNeverPull"), "{seen}");
+    ensure!(seen.lines().filter(|line| line.contains(" Running ")).count() == 2, "{seen}");
     stage.all_renew().await?;
     stage.install(&["--wait", "--timeout=240s"]).await?;
     stage.two_are_ready(NAMESPACE).await?;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use futures::FutureExt;
@@ -23,7 +23,7 @@ use keyvault_sync_e2e::stage::{CLIENT, TENANT};
 use keyvault_sync_e2e::wait::{self, Seen};
 use keyvault_sync_e2e::{LocalCluster, image, tools};
 use kube::Api;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{EvictParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 /// Namespace and name of the release; the chart's full name is the release's.
@@ -36,6 +36,9 @@ pub(crate) const VAULT: &str = "contoso.vault.azure.net";
 const TOKEN_FOLDER: &str = "/var/run/secrets/azure/tokens";
 /// The Secrets of the team; each is a certificate `web--<name>`.
 pub(crate) const SECRETS: [&str; 3] = ["shop", "blog", "mail"];
+
+/// How long nobody may work: until the lease of one who died without a word has run out (30 s), and as long again for a loaded machine.
+const OUTAGE_MAX: Duration = Duration::from_secs(60);
 
 /// A command of Helm that waits for pods.
 const HELM_LIMIT: Duration = Duration::from_secs(300);
@@ -163,11 +166,12 @@ impl Stage {
         let act = act.fuse();
         futures::pin_mut!(act);
         let mut done = None;
-        let mut renewals = 0;
+        let (mut renewals, mut slowest) = (0, Duration::ZERO);
         for name in SECRETS.into_iter().cycle() {
             if done.is_some() && renewals >= SECRETS.len() {
                 break;
             }
+            let written = Instant::now();
             let renewal = async {
                 let certificate = self.renew(name).await?;
                 self.arrived(name, &certificate).await
@@ -180,9 +184,18 @@ impl Stage {
                     result = renewal => { result?; break }
                 }
             }
+            slowest = slowest.max(written.elapsed());
             renewals += 1;
         }
-        println!("       {renewals} renewals arrived meanwhile");
+        println!(
+            "       {renewals} renewals arrived meanwhile, the slowest after {:.1} s",
+            slowest.as_secs_f64()
+        );
+        ensure!(
+            slowest < OUTAGE_MAX,
+            "a renewal took {:.1} s: nobody worked meanwhile",
+            slowest.as_secs_f64()
+        );
         done.context("nothing was done")
     }
 
@@ -207,9 +220,13 @@ impl Stage {
         self.emulator.calls(VAULT).iter().filter(|call| call.committed).count()
     }
 
-    /// How many imports there were.
+    /// How many certificates arrived.
     pub(crate) fn imports(&self) -> usize {
-        self.emulator.calls(VAULT).iter().filter(|call| call.operation == Operation::Import).count()
+        self.emulator
+            .calls(VAULT)
+            .iter()
+            .filter(|call| call.operation == Operation::Import && call.committed)
+            .count()
     }
 
     /// Runs Helm as administrator, in the release's namespace; what it printed, or its words as an error.
@@ -273,6 +290,23 @@ impl Stage {
         .await
     }
 
+    /// Kills the operator's process in a pod, as the kernel does when memory is short. All processes of the nodes are in our sandbox, and
+    /// of the pod's two the other one only waits.
+    pub(crate) fn kill_container(&self, pod_uid: &str) -> anyhow::Result<()> {
+        for entry in fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let is_its = fs::read_to_string(path.join("cgroup")).is_ok_and(|groups| groups.contains(pod_uid));
+            let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+            if is_its && name.trim_end() == "keyvault-sync" {
+                let pid = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+                let pid = pid.and_then(rustix::process::Pid::from_raw).context("no process id")?;
+                return rustix::process::kill_process(pid, rustix::process::Signal::KILL)
+                    .context("cannot kill it");
+            }
+        }
+        anyhow::bail!("no process of pod {pod_uid} is there")
+    }
+
     /// The pod that leads.
     pub(crate) async fn leader(&self, namespace: &str) -> anyhow::Result<String> {
         let leases: Api<Lease> = Api::namespaced(self.cluster().admin(), namespace);
@@ -287,6 +321,30 @@ impl Stage {
             })
         })
         .await
+    }
+
+    /// How often the Lease has changed hands.
+    pub(crate) async fn transitions(&self, namespace: &str) -> anyhow::Result<i32> {
+        let leases: Api<Lease> = Api::namespaced(self.cluster().admin(), namespace);
+        let spec = leases.get(RELEASE).await?.spec.context("the Lease says nothing")?;
+        spec.lease_transitions.context("the Lease does not say how often it changed hands")
+    }
+
+    /// Evicts both, one right after the other, as two nodes do that are drained at once.
+    pub(crate) async fn second_eviction_is_refused(&self, pods: &[Pod]) -> anyhow::Result<()> {
+        let api: Api<Pod> = Api::namespaced(self.cluster().admin(), NAMESPACE);
+        let [first, second] = pods else { anyhow::bail!("there are {} pods", pods.len()) };
+        // The budget learns a moment later that the replacements are ready.
+        wait::until("the first eviction", || async {
+            api.evict(&name(first), &EvictParams::default()).await?;
+            Ok(Seen::Done(()))
+        })
+        .await?;
+        match api.evict(&name(second), &EvictParams::default()).await {
+            Err(kube::Error::Api(refusal)) if refusal.code == 429 => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(_) => anyhow::bail!("both replicas were evicted at once"),
+        }
     }
 
     /// Everything that may say why something failed.

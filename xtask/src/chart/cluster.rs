@@ -10,13 +10,19 @@ use anyhow::{Context, anyhow, ensure};
 use keyvault_sync_e2e::{LocalCluster, tools};
 use serde_json::{Value, json};
 
-use super::{Case, RELEASE};
+use super::{Case, RELEASE, install_page};
 use crate::command;
 
 /// Kinds whose schema is another project's.
 const FOREIGN: [&str; 3] = ["ServiceMonitor", "PrometheusRule", "CiliumNetworkPolicy"];
 /// Where the renderings want to put things beside the release's own namespace.
 const NAMESPACES: [&str; 2] = ["web", "shop"];
+
+/// Manifests that must not pass, or the schemas are not closed and nothing is judged.
+const UNKNOWN_FIELDS: [&str; 2] = [
+    "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, content: {}}",
+    "{apiVersion: keyvaultsync.io/v1alpha1, kind: KeyVault, metadata: {name: a}, spec: {url: 'https://a.vault.azure.net', grant: []}}",
+];
 
 /// Asks a real API server and kubeconform.
 pub(super) fn admits(rendered: &[(Case, String)]) -> anyhow::Result<()> {
@@ -34,7 +40,7 @@ async fn ask(rendered: &[(Case, String)]) -> anyhow::Result<()> {
         cluster.apply(&fs::read_to_string(crd?.path())?).await?;
     }
     let mut namespaces = String::new();
-    for namespace in NAMESPACES.into_iter().chain([RELEASE.1]) {
+    for namespace in NAMESPACES.into_iter().chain([RELEASE.1, install_page::NAME]) {
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"});
         let metadata = json!({"name": namespace, "labels": labels});
         let _ = writeln!(
@@ -52,33 +58,30 @@ async fn ask(rendered: &[(Case, String)]) -> anyhow::Result<()> {
         .apply("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: gvisor}\nhandler: runsc")
         .await?;
     schemas(&cluster, &folder.join("schemas")).await?;
+    let conforms = |name: &str, manifest: &str| conforms(&kubeconform, &folder, name, manifest);
+    for wrong in UNKNOWN_FIELDS {
+        ensure!(conforms("wrong", wrong)?.is_some(), "kubeconform takes a field that there is not: {wrong}");
+    }
 
     let mut findings = Vec::new();
     let mut foreign = BTreeSet::new();
     for (case, text) in rendered {
-        let manifest = folder.join(format!("{}.yaml", case.name));
         let ours = without_foreign(text, &mut foreign)?;
-        fs::write(&manifest, &ours)?;
-        let location = folder.join("schemas").join("{{.ResourceKind}}{{.KindSuffix}}.json");
-        let mut conform = std::process::Command::new(&kubeconform);
-        conform.arg("-strict").arg("-schema-location").arg(&location).arg(&manifest);
-        let judged = conform.output().context("cannot start kubeconform")?;
-        if !judged.status.success() {
-            let said = String::from_utf8_lossy(&judged.stdout).trim_end().to_owned();
-            findings.push(format!("{}: kubeconform: {said}", case.name));
-        }
+        findings.extend(conforms(&case.name, &ours)?);
         findings.extend(dry_run(&cluster, &case.name, &ours).await?);
     }
+    findings.extend(install_page::findings(&cluster).await?);
     cluster.stop().await?;
     ensure!(
         findings.is_empty(),
-        "the API server would not take what the chart renders:\n  {}",
+        "the API server would not take what the chart renders or docs/install.md says:\n  {}",
         findings.join("\n  ")
     );
     println!(
         "{} renderings pass kubeconform (-strict) and a dry run of the API server, restricted",
         rendered.len()
     );
+    println!("the API server takes the values, the overlay and the resources of docs/install.md too");
     println!(
         "not judged, since their definitions are other projects': {}",
         Vec::from_iter(foreign).join(", ")
@@ -86,7 +89,23 @@ async fn ask(rendered: &[(Case, String)]) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn dry_run(cluster: &LocalCluster, name: &str, text: &str) -> anyhow::Result<Option<String>> {
+/// What kubeconform has against a manifest.
+fn conforms(kubeconform: &Path, folder: &Path, name: &str, text: &str) -> anyhow::Result<Option<String>> {
+    let manifest = folder.join(format!("{name}.yaml"));
+    fs::write(&manifest, text)?;
+    let location = folder.join("schemas").join("{{.ResourceKind}}{{.KindSuffix}}.json");
+    let mut conform = std::process::Command::new(kubeconform);
+    conform.arg("-strict").arg("-schema-location").arg(&location).arg(&manifest);
+    let judged = conform.output().context("cannot start kubeconform")?;
+    let said = String::from_utf8_lossy(&judged.stdout).trim_end().to_owned();
+    Ok((!judged.status.success()).then(|| format!("{name}: kubeconform: {said}")))
+}
+
+pub(super) async fn dry_run(
+    cluster: &LocalCluster,
+    name: &str,
+    text: &str,
+) -> anyhow::Result<Option<String>> {
     let arguments = ["apply", "--server-side", "--dry-run=server", "--output=name", "--filename=-"];
     let output = cluster.kubectl_with_input(&arguments, text).await?;
     let said = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
@@ -114,7 +133,7 @@ fn accounts(text: &str) -> anyhow::Result<String> {
 }
 
 /// The objects of Kubernetes and of ours.
-fn without_foreign(text: &str, foreign: &mut BTreeSet<String>) -> anyhow::Result<String> {
+pub(super) fn without_foreign(text: &str, foreign: &mut BTreeSet<String>) -> anyhow::Result<String> {
     let mut ours = String::new();
     for document in text.split("\n---\n") {
         let object: Value =
