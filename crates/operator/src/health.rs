@@ -74,7 +74,8 @@ pub(crate) fn serve(
 
 fn serve_on(listener: TcpListener, page: Page) -> anyhow::Result<oneshot::Receiver<anyhow::Result<()>>> {
     listener.set_nonblocking(true)?;
-    tracing::info!(address = %listener.local_addr()?, "serving /livez, /readyz and /metrics");
+    let metrics = if page.metrics_elsewhere.is_none() { " and /metrics" } else { "" };
+    tracing::info!(address = %listener.local_addr()?, "serving /livez, /readyz{metrics}");
     let (ended, ending) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("health".into()).spawn(move || {
