@@ -1,5 +1,5 @@
-//! Metrics over HTTPS: who gets them, and what they are shown with. One after the other: a test freezes the API server, and each has
-//! operators of its own.
+//! Metrics over HTTPS: who gets them, and what certificate they are shown. One after the other: the first begins without the rights that
+//! the others give the operator, one freezes the API server, and each has operators of its own.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -123,7 +123,7 @@ fn der(issued: &Issued) -> anyhow::Result<Vec<u8>> {
     Ok(der.map_err(|error| anyhow::anyhow!("no certificate: {error}"))?.to_vec())
 }
 
-/// Roles, and ServiceAccounts of the test's namespace bound to them.
+/// A role of these rules, and a ServiceAccount bound to it.
 async fn grant(scene: &Scene, namespace: &str, account: &str, rules: Value) -> anyhow::Result<()> {
     let name = format!("metrics-{namespace}-{account}");
     let metadata = json!({"name": name});
@@ -141,7 +141,7 @@ async fn grant(scene: &Scene, namespace: &str, account: &str, rules: Value) -> a
     scene.stage().cluster.apply(&documents.map(|document| document.to_string()).join("\n---\n")).await
 }
 
-/// What the chart gives the operator, and a test of this file that asks for it.
+/// What the chart gives the operator with `metrics.auth.enabled`.
 async fn let_it_judge(scene: &Scene) -> anyhow::Result<()> {
     grant(scene, OPERATOR, OPERATOR, serde_json::to_value(rbac::metrics_review_rules())?).await
 }
@@ -167,7 +167,7 @@ async fn metrics_are_for_tokens_that_may_get_them_and_nowhere_else(scene: Scene)
     let scraper = Scraper::of(&operator).await?;
     let (prometheus, stranger) = (reader(&scene, "prometheus").await?, account(&scene, "stranger").await?);
 
-    // It may not ask who somebody is: nobody gets anything, and the log says why.
+    // First of all it may not ask who somebody is: nobody gets anything, and the log says why.
     let answer = scraper.get(Some(&prometheus)).await?;
     ensure!(answer.status == 503 && answer.body.contains("cannot be asked"), "{answer:?}");
     let warnings = |log: &str| log.lines().filter(|line| line.contains("install its RBAC")).count();
