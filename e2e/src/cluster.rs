@@ -117,6 +117,17 @@ impl LocalCluster {
         Client::try_from(self.config.clone()).expect("the admin configuration is sound")
     }
 
+    /// The same, but told of each refusal: the other one asks again where the API server says "later" (429).
+    pub fn admin_at_once(&self) -> Client {
+        let mut config = self.config.clone();
+        config.default_retry = false;
+        #[expect(
+            clippy::expect_used,
+            reason = "the same configuration made a client when the cluster started"
+        )]
+        Client::try_from(config).expect("the admin configuration is sound")
+    }
+
     /// The kubeconfig of that administrator.
     pub fn admin_kubeconfig(&self) -> &Path {
         &self.admin_kubeconfig

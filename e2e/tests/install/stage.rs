@@ -332,7 +332,7 @@ impl Stage {
 
     /// Evicts both, one right after the other, as two nodes do that are drained at once.
     pub(crate) async fn second_eviction_is_refused(&self, pods: &[Pod]) -> anyhow::Result<()> {
-        let api: Api<Pod> = Api::namespaced(self.cluster().admin(), NAMESPACE);
+        let api: Api<Pod> = Api::namespaced(self.cluster().admin_at_once(), NAMESPACE);
         let [first, second] = pods else { anyhow::bail!("there are {} pods", pods.len()) };
         // The budget learns a moment later that the replacements are ready.
         wait::until("the first eviction", || async {
