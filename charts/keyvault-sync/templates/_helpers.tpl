@@ -118,6 +118,10 @@ capabilities:
 
 {{/* Where pods run, whichever: those of the operator, of hooks and of tests. */}}
 {{- define "keyvault-sync.scheduling" -}}
+{{- with .Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}

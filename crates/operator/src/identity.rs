@@ -86,8 +86,10 @@ fn workload(wished: WorkloadIdentity, context: &View) -> Result<Identity, Proble
     let missing = |what: &str, variable: &str| {
         failed(format!("no {what}: set identity.workloadIdentity.{what}, or {variable} for the operator"))
     };
-    let tenant_id = wished.tenant_id.or_else(|| settings.access.azure_tenant_id.clone());
-    let client_id = wished.client_id.or_else(|| settings.access.azure_client_id.clone());
+    // The webhook has set an empty one where the ServiceAccount says none.
+    let told = |id: &Option<String>| id.clone().filter(|id| !id.is_empty());
+    let tenant_id = wished.tenant_id.or_else(|| told(&settings.access.azure_tenant_id));
+    let client_id = wished.client_id.or_else(|| told(&settings.access.azure_client_id));
     let token_file = settings.access.azure_federated_token_file.clone();
     if let (None, Some(account)) = (&token_file, &context.own_account) {
         // Who asks is no operator: what the operator's pod is told may not be known here, and is missed when the vault is opened.

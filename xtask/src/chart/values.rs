@@ -53,10 +53,16 @@ pub(super) fn findings(root: &Path) -> anyhow::Result<Vec<String>> {
         }
     }
     let known = |path: &str| documented.iter().any(|value| value.path == path);
-    // Helm gives every chart a `global`.
-    findings.extend(in_schema.iter().filter(|path| *path != "global" && !known(path)).map(|path| {
-        format!("values.schema.json: {path} is not in values.yaml: no template can have a default of it")
-    }));
+    // Helm gives every chart a `global`, and a chart around it may switch it by an `enabled`.
+    findings.extend(
+        in_schema.iter().filter(|path| !["global", "enabled"].contains(&path.as_str()) && !known(path)).map(
+            |path| {
+                format!(
+                    "values.schema.json: {path} is not in values.yaml: no template can have a default of it"
+                )
+            },
+        ),
+    );
     findings.extend(
         used.iter()
             .filter(|reference| {

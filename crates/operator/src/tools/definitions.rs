@@ -32,8 +32,11 @@ pub(crate) struct Arguments {
     #[arg(long)]
     apply: bool,
     /// Replace newer definitions by these too
-    #[arg(long, requires = "apply")]
+    #[arg(long, requires = "apply", conflicts_with = "keep_newer")]
     force: bool,
+    /// Leave newer definitions, with exit code 0: they will do for this version too
+    #[arg(long, requires = "apply")]
+    keep_newer: bool,
     #[command(flatten)]
     cluster: Cluster,
 }
@@ -52,8 +55,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<Found> {
         present.push(find(&api, &definition.name_any(), &connection).await?);
     }
     if let Some(refusal) = newer(&definitions, &present).filter(|_| !arguments.force) {
-        note(&format!("refused: {refusal}"));
-        return Ok(Found::Trouble);
+        note(&format!("{}: {refusal}", if arguments.keep_newer { "kept" } else { "refused" }));
+        return Ok(if arguments.keep_newer { Found::Well } else { Found::Trouble });
     }
     for (definition, before) in definitions.iter().zip(present) {
         let name = definition.name_any();
