@@ -10,8 +10,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use keyvault_sync_e2e::tools;
+use serde_json::Value;
 
 use crate::command;
 
@@ -121,6 +122,16 @@ fn rendered() -> anyhow::Result<Vec<(Case, String)>> {
             Ok((case, text))
         })
         .collect()
+}
+
+/// The objects of what Helm or kustomize renders, each with its text; what is only a comment is left out.
+fn documents(rendered: &str) -> impl Iterator<Item = anyhow::Result<(&str, Value)>> {
+    let parsed = rendered.split("\n---\n").map(|text| {
+        let object: Value =
+            serde_saphyr::from_str(text).map_err(|error| anyhow!("no YAML: {error}: {text}"))?;
+        Ok((text, object))
+    });
+    parsed.filter(|document| document.as_ref().map_or(true, |(_, object)| !object.is_null()))
 }
 
 fn cases() -> anyhow::Result<Vec<Case>> {

@@ -309,7 +309,7 @@ fn at_most(max: Option<i64>, unit: &str) -> String {
 }
 
 /// A text as one cell of a table.
-fn cell(text: &str) -> String {
+pub(crate) fn cell(text: &str) -> String {
     text.replace('\n', " ").replace('|', "\\|").replace('<', "&lt;")
 }
 

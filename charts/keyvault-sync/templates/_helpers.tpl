@@ -99,6 +99,11 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- with $given }}{{ first . }}{{ end -}}
 {{- end -}}
 
+{{/* Where metrics are served. */}}
+{{- define "keyvault-sync.metricsPort" -}}
+{{- ternary .Values.metrics.auth.port 8080 .Values.metrics.auth.enabled -}}
+{{- end -}}
+
 {{/* Restricted Pod Security, for every pod of the chart. */}}
 {{- define "keyvault-sync.podSecurityContext" -}}
 runAsNonRoot: true

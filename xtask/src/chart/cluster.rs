@@ -6,11 +6,11 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, ensure};
 use keyvault_sync_e2e::{LocalCluster, tools};
 use serde_json::{Value, json};
 
-use super::{Case, RELEASE, install_page};
+use super::{Case, RELEASE, documents, install_page};
 use crate::command;
 
 /// Kinds whose schema is another project's.
@@ -51,9 +51,7 @@ async fn ask(rendered: &[(Case, String)]) -> anyhow::Result<()> {
     }
     cluster.apply(&namespaces).await?;
     // What pods of the renderings name; the API server admits a pod only if it is there.
-    for (_, text) in rendered {
-        cluster.apply(&accounts(text)?).await?;
-    }
+    cluster.apply(&accounts(rendered)?).await?;
     cluster
         .apply("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: gvisor}\nhandler: runsc")
         .await?;
@@ -114,33 +112,28 @@ pub(super) async fn dry_run(
     Ok((!is_well).then(|| format!("{name}: {said}")))
 }
 
-/// The ServiceAccounts of its pods.
-fn accounts(text: &str) -> anyhow::Result<String> {
-    let mut accounts = String::new();
-    for document in text.split("\n---\n") {
-        let object: Value =
-            serde_saphyr::from_str(document).map_err(|error| anyhow!("no YAML: {error}: {document}"))?;
-        if let Some(name) = object["spec"]["serviceAccountName"].as_str() {
+/// The ServiceAccounts of the pods.
+fn accounts(rendered: &[(Case, String)]) -> anyhow::Result<String> {
+    let mut accounts = BTreeSet::new();
+    for document in rendered.iter().flat_map(|(_, text)| documents(text)) {
+        if let Some(name) = document?.1["spec"]["serviceAccountName"].as_str() {
             let metadata = json!({"name": name, "namespace": RELEASE.1});
-            let _ = writeln!(
-                accounts,
-                "---\n{}",
-                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+            accounts.insert(
+                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}).to_string(),
             );
         }
     }
-    Ok(accounts)
+    Ok(Vec::from_iter(accounts).join("\n---\n"))
 }
 
 /// The objects of Kubernetes and of ours.
 pub(super) fn without_foreign(text: &str, foreign: &mut BTreeSet<String>) -> anyhow::Result<String> {
     let mut ours = String::new();
-    for document in text.split("\n---\n") {
-        let object: Value =
-            serde_saphyr::from_str(document).map_err(|error| anyhow!("no YAML: {error}: {document}"))?;
+    for document in documents(text) {
+        let (text, object) = document?;
         match object["kind"].as_str() {
             Some(kind) if FOREIGN.contains(&kind) => _ = foreign.insert(kind.to_owned()),
-            Some(_) => _ = write!(ours, "---\n{document}\n"),
+            Some(_) => _ = write!(ours, "---\n{text}\n"),
             None => {}
         }
     }

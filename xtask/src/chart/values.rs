@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow};
 use serde_json::Value;
 
 use super::{CHART, GOLDEN_FOLDER, VALUES_ENDING};
+use crate::r#gen::cell;
 
 /// A value: its path with dots, its default as it is written, and what its comment says.
 pub(super) struct Documented {
@@ -210,7 +211,6 @@ pub(super) fn table(root: &Path) -> anyhow::Result<String> {
     let mut table = String::from("| value | default | means |\n| --- | --- | --- |\n");
     let documented = documented(root)?;
     for value in &documented {
-        let cell = |text: &str| text.replace('|', "\\|").replace('<', "&lt;");
         let default = match value.default.as_str() {
             "" | "\"\"" => String::new(),
             default => format!("`{}`", cell(default.trim_matches('"'))),
