@@ -3,14 +3,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 use crate::debian::Debian;
 use crate::operator;
-use crate::process::Process;
+use crate::process::{Process, run, wrapped};
 
 /// How the image is called, on the node too; the part before the colon and the part after it.
 pub const NAME: (&str, &str) = ("keyvault-sync", "test");
@@ -31,11 +30,6 @@ if [ -e /sys/module/apparmor/parameters/enabled ]; then
     mount --bind /dev/null /sys/module/apparmor/parameters/enabled || exit 1
 fi
 exec "$@""#;
-
-const ENGINE_LIMIT: Duration = Duration::from_secs(60);
-/// Each takes seconds.
-const STEP_LIMIT: Duration = Duration::from_secs(300);
-const POLL: Duration = Duration::from_millis(50);
 
 /// Images, as `docker save` writes them.
 #[derive(Clone, Debug)]
@@ -62,8 +56,8 @@ pub fn build(folder: &Path, debian: &Debian) -> anyhow::Result<Image> {
     fs::create_dir_all(&stage)?;
     fs::copy(&program, stage.join("keyvault-sync")).context("cannot copy the operator")?;
     let layer = folder.join("program.tar");
-    run(folder, Command::new("tar").arg("-cf").arg(&layer).arg("-C").arg(&stage).arg("keyvault-sync"))?;
-    run(folder, engine.docker()?.arg("import").arg(&layer).arg(PROGRAM))?;
+    run(Command::new("tar").arg("-cf").arg(&layer).arg("-C").arg(&stage).arg("keyvault-sync"))?;
+    run(engine.docker()?.arg("import").arg(&layer).arg(PROGRAM))?;
     let mut build = engine.docker()?;
     build
         // BuildKit makes the stages that the asked one needs, and no others.
@@ -74,10 +68,10 @@ pub fn build(folder: &Path, debian: &Debian) -> anyhow::Result<Image> {
         .arg(repository().join("Dockerfile"))
         // Nothing is taken from the sources.
         .arg(&stage);
-    run(folder, &build)?;
+    run(&build)?;
     let archive = folder.join("image.tar");
     let save = |archive: &Path, image: &str| {
-        run(folder, engine.docker()?.arg("save").arg("--output").arg(archive).arg(image))
+        run(engine.docker()?.arg("save").arg("--output").arg(archive).arg(image))
     };
     save(&archive, NAME.0)?;
     let pause = folder.join("pause.tar");
@@ -90,12 +84,9 @@ pub fn build(folder: &Path, debian: &Debian) -> anyhow::Result<Image> {
 fn pause_image(engine: &Engine, folder: &Path) -> anyhow::Result<()> {
     let (source, layer) = (folder.join("pause.c"), folder.join("pause-layer.tar"));
     fs::write(&source, include_str!("pause.c"))?;
-    run(folder, Command::new("cc").args(["-static", "-O2", "-o"]).arg(folder.join("pause")).arg(&source))?;
-    run(folder, Command::new("tar").arg("-cf").arg(&layer).arg("-C").arg(folder).arg("pause"))?;
-    run(
-        folder,
-        engine.docker()?.args(["import", "--change", "ENTRYPOINT [\"/pause\"]"]).arg(&layer).arg(PAUSE),
-    )
+    run(Command::new("cc").args(["-static", "-O2", "-o"]).arg(folder.join("pause")).arg(&source))?;
+    run(Command::new("tar").arg("-cf").arg(&layer).arg("-C").arg(folder).arg("pause"))?;
+    run(engine.docker()?.args(["import", "--change", "ENTRYPOINT [\"/pause\"]"]).arg(&layer).arg(PAUSE))
 }
 
 /// A Docker engine of our own. It sees its own processes, mounts and network only, which end with it.
@@ -110,43 +101,28 @@ impl Engine {
         ensure!(rustix::process::geteuid().is_root(), "building an image needs root: run it with sudo");
         let folder = folder.join("docker");
         fs::create_dir_all(&folder)?;
-        let daemon = debian.command("dockerd")?;
-        let mut command = Command::new("unshare");
-        command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-        command.args(["sh", "-c", HIDDEN, "sh"]).arg(daemon.get_program());
-        for (name, value) in daemon.get_envs() {
-            command.env(name, value.unwrap_or_default());
-        }
+        let mut daemon = debian.command("dockerd")?;
         for (option, name) in
             [("data-root", "data"), ("exec-root", "exec"), ("pidfile", "pid"), ("config-file", "daemon.json")]
         {
-            command.arg(format!("--{option}={}", folder.join(name).display()));
+            daemon.arg(format!("--{option}={}", folder.join(name).display()));
         }
         // It needs none, and would change settings of the one it is in.
-        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
-        command.arg(format!("--host=unix://{}", socket(&folder).display()));
+        daemon.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        daemon.arg(format!("--host=unix://{}", socket(&folder).display()));
         // Else it writes a key of its own to /etc/docker.
         let settings = serde_json::json!({"deprecated-key-path": folder.join("key.json")});
         fs::write(folder.join("daemon.json"), settings.to_string())?;
-        let daemon = Process::spawn("dockerd", &command, &folder.join("dockerd.log"))?;
+        let mut sandbox = Command::new("unshare");
+        sandbox
+            .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args(["sh", "-c", HIDDEN, "sh"]);
+        let daemon = Process::spawn("dockerd", &wrapped(sandbox, &daemon), &folder.join("dockerd.log"))?;
         let engine = Engine { debian: debian.clone(), folder, daemon };
-        engine.wait()?;
+        engine
+            .daemon
+            .wait_until_serving(|| Ok(engine.docker()?.arg("version").output()?.status.success()))?;
         Ok(engine)
-    }
-
-    fn wait(&self) -> anyhow::Result<()> {
-        let end = Instant::now() + ENGINE_LIMIT;
-        loop {
-            let mut version = self.docker()?;
-            version.arg("version").stdout(Stdio::null()).stderr(Stdio::null());
-            if version.status()?.success() {
-                return Ok(());
-            }
-            if self.daemon.exited().is_some() || Instant::now() > end {
-                bail!("dockerd does not serve; the end of its log:\n{}", self.daemon.log_tail(20));
-            }
-            std::thread::sleep(POLL);
-        }
     }
 
     fn docker(&self) -> anyhow::Result<Command> {
@@ -167,20 +143,6 @@ fn compressed_bytes(archive: &Path) -> anyhow::Result<u64> {
     let output = Command::new("gzip").arg("--stdout").arg(archive).output().context("cannot start gzip")?;
     ensure!(output.status.success(), "gzip failed ({})", output.status);
     Ok(u64::try_from(output.stdout.len())?)
-}
-
-/// Runs it with its output in a log of `folder`, and not for ever.
-fn run(folder: &Path, command: &Command) -> anyhow::Result<()> {
-    let program =
-        Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let verb = command.get_args().map(|word| word.to_string_lossy()).find(|word| !word.starts_with('-'));
-    let name = format!("{program} {}", verb.unwrap_or_default());
-    let process = Process::spawn(&name, command, &folder.join("steps.log"))?;
-    match process.wait_blocking(STEP_LIMIT) {
-        Some(status) if status.success() => Ok(()),
-        Some(status) => bail!("`{name}` failed ({status}):\n{}", process.log_tail(30)),
-        None => bail!("`{name}` did not end in {} s:\n{}", STEP_LIMIT.as_secs(), process.log_tail(30)),
-    }
 }
 
 fn repository() -> PathBuf {

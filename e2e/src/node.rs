@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use k8s_openapi::api::core::v1::Node as KubernetesNode;
 use kube::Api;
 
@@ -19,7 +19,7 @@ use self::network::{Network, Place};
 use crate::cluster::LocalCluster;
 use crate::control_plane::{SERVICE_ADDRESS, SERVICE_PORT};
 use crate::debian::Debian;
-use crate::process::Process;
+use crate::process::{Process, wrapped};
 use crate::tools::{self, NodeTools};
 use crate::{sandbox, wait};
 
@@ -109,38 +109,12 @@ impl Node {
     }
 }
 
-/// Runs a short program of the set-up.
-fn run(mut command: Command) -> anyhow::Result<()> {
-    let line = format!("{command:?}");
-    let output = command.output().with_context(|| format!("cannot start {line}"))?;
-    ensure!(
-        output.status.success(),
-        "{line} failed ({}): {}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr).trim_end()
-    );
-    Ok(())
-}
-
-/// A program as it is run at a place of the network, with the rest of its environment as it is.
-fn at(place: &Place, program: &Command) -> Command {
-    let Some(namespace) = place.namespace() else {
-        let mut same = Command::new(program.get_program());
-        same.args(program.get_args());
-        carry_environment(program, &mut same);
-        return same;
-    };
-    let mut entered = Command::new("nsenter");
-    entered.arg(format!("--net={}", namespace.display())).arg(program.get_program()).args(program.get_args());
-    carry_environment(program, &mut entered);
-    entered
-}
-
-fn carry_environment(from: &Command, to: &mut Command) {
-    for (name, value) in from.get_envs() {
-        to.env(name, value.unwrap_or_default());
-    }
+/// A program as it is run at a place of the network.
+fn at(place: &Place, program: Command) -> Command {
+    let Some(namespace) = place.namespace() else { return program };
+    let mut nsenter = Command::new("nsenter");
+    nsenter.arg(format!("--net={}", namespace.display()));
+    wrapped(nsenter, &program)
 }
 
 /// A path as programs' settings have it.

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::guardian;
@@ -17,6 +17,14 @@ use crate::guardian;
 /// How long a process may take to end after SIGTERM. The operator finishes a vault write within its own time limit,
 /// which is shorter.
 const TERMINATION_GRACE: Duration = Duration::from_secs(60);
+
+/// For `run`.
+const STEP_LIMIT: Duration = Duration::from_secs(300);
+/// Lines of a log that a failure shows.
+const TAIL_LINES: usize = 30;
+/// A server that does not serve by then is stuck, and how often it is asked.
+const SERVING_LIMIT: Duration = Duration::from_secs(60);
+const SERVING_POLL: Duration = Duration::from_millis(50);
 
 /// How often an ending process is looked at.
 const POLL: Duration = Duration::from_millis(10);
@@ -178,6 +186,21 @@ impl Process {
         }
     }
 
+    /// Waits, without an async runtime, until `serves` says so.
+    ///
+    /// # Errors
+    /// It ended, or does not serve within a minute; the end of its log is in the message.
+    pub(crate) fn wait_until_serving(&self, serves: impl Fn() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+        let end = Instant::now() + SERVING_LIMIT;
+        while !serves()? {
+            if self.exited().is_some() || Instant::now() > end {
+                bail!("{} does not serve; the end of its log:\n{}", self.name, self.log_tail(TAIL_LINES));
+            }
+            std::thread::sleep(SERVING_POLL);
+        }
+        Ok(())
+    }
+
     /// Freezes it (SIGSTOP): its sockets stay open and answer nothing.
     pub fn suspend(&self) {
         self.signal(Signal::STOP);
@@ -227,19 +250,43 @@ impl Drop for Process {
 /// `command`, but beginning only when a line is read from standard input, and not at all when that is closed before: so a
 /// child is never running unguarded, even if we are killed in the middle of starting it.
 fn gated(command: &Command) -> Command {
-    let mut gated = Command::new("/bin/sh");
-    gated.args(["-c", r#"read -r go && exec "$@" </dev/null"#, "sh"]);
-    gated.arg(command.get_program()).args(command.get_args()).stdin(Stdio::piped());
-    for (name, value) in command.get_envs() {
+    let mut gate = Command::new("/bin/sh");
+    gate.args(["-c", r#"read -r go && exec "$@" </dev/null"#, "sh"]).stdin(Stdio::piped());
+    wrapped(gate, command)
+}
+
+/// `program` as `wrapper` runs it (`nsenter --net=…`, say): its name and arguments come last, environment and folder are its own.
+pub(crate) fn wrapped(mut wrapper: Command, program: &Command) -> Command {
+    wrapper.arg(program.get_program()).args(program.get_args());
+    for (name, value) in program.get_envs() {
         match value {
-            Some(value) => gated.env(name, value),
-            None => gated.env_remove(name),
+            Some(value) => wrapper.env(name, value),
+            None => wrapper.env_remove(name),
         };
     }
-    if let Some(folder) = command.get_current_dir() {
-        gated.current_dir(folder);
+    if let Some(folder) = program.get_current_dir() {
+        wrapper.current_dir(folder);
     }
-    gated
+    wrapper
+}
+
+/// Runs a program that takes seconds at most, and shows what it says only where it fails.
+///
+/// # Errors
+/// It cannot be started, fails, or does not end in five minutes; the end of its output is in the message.
+pub(crate) fn run(command: &Command) -> anyhow::Result<()> {
+    let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    let words = std::iter::once(program).chain(command.get_args()).map(|word| word.to_string_lossy());
+    let line = words.collect::<Vec<_>>().join(" ");
+    let log = tempfile::NamedTempFile::new().context("cannot make a temporary file; TMPDIR says where")?;
+    let process = Process::spawn(&line, command, log.path())?;
+    match process.wait_blocking(STEP_LIMIT) {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => bail!("`{line}` failed ({status}):\n{}", process.log_tail(TAIL_LINES)),
+        None => {
+            bail!("`{line}` did not end in {} s:\n{}", STEP_LIMIT.as_secs(), process.log_tail(TAIL_LINES))
+        }
+    }
 }
 
 fn tail(log: &Path, lines: usize) -> String {

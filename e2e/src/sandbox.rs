@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 
 use tempfile::TempDir;
 
-use crate::process::Process;
+use crate::process::{Process, run as run_program};
 use crate::{debian, guardian, tools};
 
 /// Says to the program that it is inside, and which folder is its own.
@@ -229,12 +229,5 @@ fn remove_control_group(group: &Path) {
 }
 
 fn mount(arguments: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new("mount").args(arguments).output().context("cannot start mount")?;
-    ensure!(
-        output.status.success(),
-        "mount {} failed: {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stderr).trim_end()
-    );
-    Ok(())
+    run_program(Command::new("mount").args(arguments))
 }

@@ -3,19 +3,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use anyhow::bail;
 use serde_json::json;
 
 use super::network::Place;
-use super::{at, file, run, text};
+use super::{at, file, text};
 use crate::debian::Debian;
 use crate::image;
-use crate::process::Process;
-
-const LIMIT: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(50);
+use crate::process::{Process, run};
 
 /// A running containerd.
 pub(super) struct Containerd {
@@ -40,13 +35,15 @@ impl Containerd {
         let mut program = debian.command("containerd")?;
         program.arg("--config").arg(settings);
         let name = format!("containerd of {}", place.name);
-        let process = Process::spawn(&name, &at(place, &program), &folder.join("containerd.log"))?;
+        let process = Process::spawn(&name, &at(place, program), &folder.join("containerd.log"))?;
         let containerd = Containerd { process, socket };
-        containerd.wait(debian)?;
+        containerd
+            .process
+            .wait_until_serving(|| Ok(containerd.ctr(debian)?.arg("version").output()?.status.success()))?;
         for image in images {
             let mut import = containerd.ctr(debian)?;
             import.args(["images", "import"]).arg(image);
-            run(import)?;
+            run(&import)?;
         }
         Ok(containerd)
     }
@@ -58,24 +55,6 @@ impl Containerd {
     /// As the kubelet is told it.
     pub(super) fn endpoint(&self) -> String {
         format!("unix://{}", self.socket.display())
-    }
-
-    fn wait(&self, debian: &Debian) -> anyhow::Result<()> {
-        let end = Instant::now() + LIMIT;
-        loop {
-            let mut version = self.ctr(debian)?;
-            if version.arg("version").output()?.status.success() {
-                return Ok(());
-            }
-            if self.process.exited().is_some() || Instant::now() > end {
-                bail!(
-                    "{} does not serve; the end of its log:\n{}",
-                    self.process.name(),
-                    self.process.log_tail(20)
-                );
-            }
-            std::thread::sleep(POLL);
-        }
     }
 
     fn ctr(&self, debian: &Debian) -> anyhow::Result<std::process::Command> {

@@ -66,5 +66,5 @@ pub(super) fn start(
         .arg(format!("--hostname-override={}", place.name))
         .arg(format!("--node-ip={}", place.address))
         .arg(format!("--node-labels=topology.kubernetes.io/zone={}", place.name));
-    Process::spawn(&format!("kubelet of {}", place.name), &at(place, &program), &folder.join("kubelet.log"))
+    Process::spawn(&format!("kubelet of {}", place.name), &at(place, program), &folder.join("kubelet.log"))
 }

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
-use super::run;
 use crate::control_plane::SERVICE_ADDRESS;
 use crate::debian::Debian;
+use crate::process::run;
 
 /// A node's place.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,7 @@ impl Network {
         let ip = |arguments: &str| -> anyhow::Result<()> {
             let mut ip = debian.command("ip")?;
             ip.args(arguments.split_whitespace());
-            run(ip)
+            run(&ip)
         };
         let [one, two] = ENDS;
         ip(&format!("netns add {NAMESPACE}"))?;
@@ -78,7 +78,7 @@ impl Network {
             "-c",
             &format!("echo 1 > {forward}"),
         ]);
-        run(second)?;
+        run(&second)?;
         Ok(Network {})
     }
 
